@@ -1,0 +1,47 @@
+"""`Event`: the only fact. Everything else is derived from events."""
+
+import hashlib
+
+import msgspec
+
+from millirec.data.errors import DataError
+
+Context = dict[str, str | float | int | bool]
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Somebody did something with an item at a time.
+
+    `time` is in milliseconds since 1970-01-01 UTC. An anonymous event has a `session` and no `user`.
+    """
+
+    item: str
+    time: int
+    user: str | None = None
+    session: str | None = None
+    action: str = "interaction"
+    value: float | None = None
+    context: Context | None = None
+
+    def __post_init__(self) -> None:
+        if not self.user and not self.session:
+            raise DataError("event has neither `user` nor `session`", "give one of them a non-empty value")
+        if not self.item:
+            raise DataError("event has an empty `item`", "give the id of the item")
+
+    @property
+    def key(self) -> bytes:
+        """Whose state this event changes: the user, or else the session."""
+        return state_key(self.user, self.session)
+
+
+def state_key(user: str | None, session: str | None) -> bytes:
+    """The key of a user's (or else of an anonymous session's) state. A user can never collide with a session.
+
+    Long ids are hashed, since embedded stores bound the length of a key.
+    """
+    prefix, name = (b"u:", user) if user else (b"s:", session or "")
+    key = prefix + name.encode()
+    if len(key) <= 200:
+        return key
+    return prefix + b"#" + hashlib.sha256(key).hexdigest().encode()

@@ -1,0 +1,67 @@
+"""`History`: what is known of one user now. `History.append` is the reducer, offline and online."""
+
+import struct
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+_HEADER = struct.Struct("<BII")
+_VERSION = 1
+
+
+class HistoryLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much of a user is kept: the newest `window` events, and `seen` distinct items."""
+
+    window: int = 256
+    seen: int = 10_000
+
+
+class History:
+    """The newest events of one user in time order, and every item seen so far.
+
+    `items` int32 and `times` int64 (ms), both of shape (n,), oldest first. `seen` int32, distinct items in the
+    order of first sight. Items are integer codes; who assigns the codes (a vocabulary offline, the state store
+    online) is not this type's business, so that a history outlives the model that reads it.
+    """
+
+    __slots__ = ("items", "seen", "times")
+
+    def __init__(
+        self,
+        items: NDArray[np.int32] | None = None,
+        times: NDArray[np.int64] | None = None,
+        seen: NDArray[np.int32] | None = None,
+    ) -> None:
+        self.items = np.empty(0, np.int32) if items is None else items
+        self.times = np.empty(0, np.int64) if times is None else times
+        self.seen = np.empty(0, np.int32) if seen is None else seen
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def append(self, item: int, time: int, limits: HistoryLimits) -> None:
+        """Take in one event. A late event goes to its place in time; equal times keep the order of arrival."""
+        at = len(self.times)
+        if at and time < self.times[-1]:
+            at = int(np.searchsorted(self.times, time, side="right"))
+        self.items = np.insert(self.items, at, item)[-limits.window :]
+        self.times = np.insert(self.times, at, time)[-limits.window :]
+        if not (self.seen == item).any():
+            self.seen = np.append(self.seen, np.int32(item))[-limits.seen :]
+
+    def to_bytes(self) -> bytes:
+        """A compact little-endian form for a key-value store."""
+        header = _HEADER.pack(_VERSION, len(self.items), len(self.seen))
+        return header + self.items.tobytes() + self.times.tobytes() + self.seen.tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview) -> "History":
+        """The inverse of `to_bytes`. Raises ValueError for another version or a wrong length."""
+        version, n, m = _HEADER.unpack_from(data)
+        if version != _VERSION or len(data) != _HEADER.size + 12 * n + 4 * m:
+            raise ValueError(f"not a history of version {_VERSION}: {len(data)} bytes, version {version}")
+        at = _HEADER.size
+        items = np.frombuffer(data, "<i4", n, at)
+        times = np.frombuffer(data, "<i8", n, at + 4 * n)
+        return cls(items, times, np.frombuffer(data, "<i4", m, at + 12 * n))

@@ -1,0 +1,1 @@
+"""Readers for the formats that logs come in."""

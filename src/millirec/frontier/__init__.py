@@ -1,0 +1,1 @@
+"""Measuring bundles through the engine that serves them."""

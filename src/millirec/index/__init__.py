@@ -1,0 +1,1 @@
+"""Item indexes: search(vectors, k) -> Matches."""

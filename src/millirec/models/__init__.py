@@ -1,0 +1,1 @@
+"""Networks only: one file = one config + one module. `config.ModelConfig` is the registry."""

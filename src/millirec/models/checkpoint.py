@@ -1,0 +1,140 @@
+"""`Checkpoint`: config + parameters + lineage. What the workshop hands from one step to the next."""
+
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from millirec import __version__
+from millirec.data.catalog import Catalog
+from millirec.data.errors import ArtifactError
+from millirec.models.config import ModelConfig, build
+
+SCHEMA = 1
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was done to a model: its name, its settings, and what it cost."""
+
+    name: str
+    settings: dict[str, Any]
+    millirec: str = __version__
+    seconds: float = 0.0
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True):
+    """Which data a model has learned from.
+
+    `source` and `split` are the settings that read it again; `fingerprint` is the hash of the whole data set;
+    `trained_until` is the time (ms) of the newest training event.
+    """
+
+    fingerprint: str
+    protocol: str
+    n_events: int
+    trained_until: int
+    source: dict[str, Any] = {}
+    split: dict[str, Any] = {}
+
+
+class _Head(msgspec.Struct, kw_only=True):
+    schema: int
+    model: ModelConfig
+    lineage: list[Step]
+    provenance: Provenance
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """`config` and `parameters` always rebuild the network; `lineage` tells how it came to be.
+
+    `popularity` int64 (n_items + 1,) counts training events of each item row. `metrics` are the validation
+    figures when it was made.
+    """
+
+    config: ModelConfig
+    parameters: dict[str, Tensor]
+    catalog: Catalog
+    popularity: NDArray[np.int64]
+    provenance: Provenance
+    lineage: tuple[Step, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def network(self) -> nn.Module:
+        """The network in evaluation mode. Raises ArtifactError when the parameters do not fit the config."""
+        module = build(self.config, len(self.catalog))
+        try:
+            module.load_state_dict(self.parameters)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[-1].strip()
+            raise ArtifactError(
+                f"parameters do not fit the config: {reason}", "make the checkpoint again"
+            ) from error
+        return module.eval()
+
+    def save(self, folder: Path) -> None:
+        """Write the checkpoint as a folder that appears at once; an older one in its place is replaced."""
+        new = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
+        new.mkdir(parents=True)
+        try:
+            tensors = {name: tensor.contiguous().cpu().clone() for name, tensor in self.parameters.items()}
+            tensors["__popularity__"] = torch.from_numpy(self.popularity)
+            save_file(tensors, new / "parameters.safetensors")
+            self.catalog.save(new)
+            head = _Head(
+                schema=SCHEMA,
+                model=self.config,
+                lineage=list(self.lineage),
+                provenance=self.provenance,
+                metrics=self.metrics,
+            )
+            (new / "checkpoint.json").write_bytes(msgspec.json.format(msgspec.json.encode(head), indent=1))
+            replace_folder(new, folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Checkpoint":
+        """The inverse of `save`. Raises ArtifactError when a file is missing, damaged or of another schema."""
+        try:
+            raw = msgspec.json.decode((folder / "checkpoint.json").read_bytes())
+            if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
+                found = raw.get("schema") if isinstance(raw, dict) else None
+                raise ArtifactError(f"{folder}: schema {found}, this version reads {SCHEMA}", "train again")
+            head = msgspec.convert(raw, _Head)
+            tensors = load_file(folder / "parameters.safetensors")
+            popularity = tensors.pop("__popularity__").numpy()
+        except (OSError, KeyError, SafetensorError, msgspec.MsgspecError) as error:
+            raise ArtifactError(f"{folder}: not a readable checkpoint ({error})", "train it again") from error
+        return cls(
+            head.model,
+            tensors,
+            Catalog.load(folder),
+            popularity,
+            head.provenance,
+            tuple(head.lineage),
+            head.metrics,
+        )
+
+
+def replace_folder(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; a crash leaves either the old one or the new one."""
+    if folder.exists():
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(new, folder)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        os.replace(new, folder)

@@ -1,0 +1,34 @@
+"""`ModelConfig`: the union of all model configs. The union is the registry."""
+
+from torch import nn
+
+from millirec.data.errors import ConfigError
+from millirec.models.ease import EASE, EASEConfig
+from millirec.models.gru4rec import GRU4Rec, GRU4RecConfig
+from millirec.models.item_knn import ItemKNN, ItemKNNConfig
+from millirec.models.popularity import Popularity, PopularityConfig
+from millirec.models.sasrec import SASRec, SASRecConfig
+
+ModelConfig = SASRecConfig | GRU4RecConfig | PopularityConfig | ItemKNNConfig | EASEConfig
+
+
+def build(config: ModelConfig, n_items: int) -> nn.Module:
+    """The network that a config describes, over a catalogue of `n_items` (rows 1..n), freshly initialised."""
+    if n_items < 1:
+        raise ConfigError("a model needs at least one item", "check the data")
+    match config:
+        case SASRecConfig():
+            return SASRec(config, n_items)
+        case GRU4RecConfig():
+            return GRU4Rec(config, n_items)
+        case PopularityConfig():
+            return Popularity(config, n_items)
+        case ItemKNNConfig():
+            return ItemKNN(config, n_items)
+        case EASEConfig():
+            return EASE(config, n_items)
+
+
+def max_length(config: ModelConfig) -> int:
+    """How many events of a history the model reads."""
+    return 1 if isinstance(config, PopularityConfig) else config.max_length

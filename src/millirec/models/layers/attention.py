@@ -1,0 +1,55 @@
+"""A pre-normalised Transformer block with causal self-attention."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class CausalBlock(nn.Module):
+    """Attention, then a feed-forward layer, each on a normalised input and added to it.
+
+    `forward` maps (B, L, d) to (B, L, d). `last` computes the row of the last event only, (B, 1, d): the last
+    block of an encoder needs no other row when it answers.
+    """
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.attention_norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, width)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, feed_forward)
+        self.feed_out = nn.Linear(feed_forward, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Every position attends to itself and to what came before."""
+        normed = self.attention_norm(x)
+        p = self.dropout if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(*self._project(normed, normed), dropout_p=p, is_causal=True)
+        return self._finish(x, mixed)
+
+    def last(self, x: Tensor, lengths: Tensor) -> Tensor:
+        """The output at position `lengths - 1`, (B, 1, d)."""
+        at = (lengths.long() - 1).clamp(min=0)[:, None, None].expand(-1, 1, x.shape[2])
+        normed = self.attention_norm(x)
+        query, key, value = self._project(normed.gather(1, at), normed)
+        real = torch.arange(x.shape[1], device=x.device)[None, :] < lengths[:, None]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=real[:, None, None, :])
+        return self._finish(x.gather(1, at), mixed)
+
+    def _project(self, queries: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        return self._split(self.query(queries)), self._split(key), self._split(value)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+    def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self._drop(self.out(mixed.transpose(1, 2).flatten(2)))
+        hidden = self._drop(F.gelu(self.feed_in(self.feed_norm(x))))
+        return x + self._drop(self.feed_out(hidden))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout, self.training)

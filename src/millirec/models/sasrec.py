@@ -1,0 +1,99 @@
+"""SASRec: a causal Transformer over a user's items.
+
+Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018; with the full or sampled softmax of
+Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023.
+"""
+
+from typing import ClassVar
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from millirec.data.errors import ConfigError
+from millirec.models.base import Inputs
+from millirec.models.layers.attention import CausalBlock
+
+
+class SASRecConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="sasrec"
+):
+    """Hyper-parameters of SASRec. `feed_forward` is a multiple of `embedding_dim`."""
+
+    embedding_dim: int = 64
+    blocks: int = 2
+    heads: int = 2
+    feed_forward: int = 4
+    dropout: float = 0.2
+    max_length: int = 200
+
+    def __post_init__(self) -> None:
+        if min(self.embedding_dim, self.blocks, self.heads, self.feed_forward) < 1:
+            raise ConfigError(
+                "$.model: `embedding_dim`, `blocks`, `heads` and `feed_forward` must be at least 1"
+            )
+        if self.embedding_dim % self.heads:
+            raise ConfigError(
+                f"$.model.heads = {self.heads} does not divide $.model.embedding_dim = {self.embedding_dim}",
+                "choose a divisor",
+            )
+        if self.max_length < 2:
+            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
+
+
+class SASRec(nn.Module):
+    """Items plus positions, counted back from the newest event, through causal blocks."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("items", "lengths")
+
+    def __init__(self, config: SASRecConfig, n_items: int) -> None:
+        super().__init__()
+        width = config.embedding_dim
+        self.max_length, self.dropout = config.max_length, config.dropout
+        self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.position = nn.Embedding(config.max_length, width)
+        feed = config.feed_forward * width
+        self.blocks = nn.ModuleList(
+            CausalBlock(width, config.heads, feed, config.dropout) for _ in range(config.blocks)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.apply(_initialise)
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """A vector after each event, (B, L, d)."""
+        x = self._embed(inputs)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.norm(x)
+        return out
+
+    def user_vectors(self, inputs: Inputs) -> Tensor:
+        """The vector after the last event, (B, d); the last block computes that one row."""
+        x = self._embed(inputs)
+        for block in self.blocks[:-1]:
+            x = block(x)
+        last: Tensor = self.norm(self.blocks[-1].last(x, inputs.lengths))  # type: ignore[operator]
+        return last.squeeze(1)
+
+    def item_vectors(self) -> Tensor:
+        """(n_items + 1, d): the input embeddings serve as output embeddings too."""
+        return self.item.weight
+
+    def _embed(self, inputs: Inputs) -> Tensor:
+        steps = torch.arange(inputs.items.shape[1], device=inputs.items.device)
+        back = self.max_length - inputs.lengths.long()[:, None] + steps[None, :]
+        x = self.item(inputs.items) + self.position(back.clamp(0, self.max_length - 1))
+        return F.dropout(x, self.dropout, self.training)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+    if isinstance(module, nn.Linear):
+        nn.init.zeros_(module.bias)
+    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+        with torch.no_grad():
+            module.weight[module.padding_idx].zero_()

@@ -1,0 +1,1 @@
+"""The HTTP server: JSON in, JSON out."""

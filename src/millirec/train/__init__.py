@@ -1,0 +1,1 @@
+"""Losses, negatives, the trainer, evaluation."""
