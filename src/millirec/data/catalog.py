@@ -6,7 +6,7 @@ Row 0 is padding and "unknown"; real entries have rows 1..n. Every array over a 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -110,7 +110,8 @@ class Catalog:
                 return out
             code = feature.values.index(value)
             if isinstance(feature, Categorical):
-                return feature.codes == code
+                same: NDArray[np.bool_] = feature.codes == code
+                return same
             at = np.flatnonzero(feature.codes == code)
             out[np.searchsorted(feature.offsets, at, side="right") - 1] = True
             return out
@@ -121,7 +122,7 @@ class Catalog:
         arrays: dict[str, NDArray[np.generic]] = {"__rows__": np.array([len(self) + 1], np.int64)}
         columns = {}
         for name, feature in self.features.items():
-            column = {"kind": feature.kind}
+            column: dict[str, Any] = {"kind": feature.kind}
             match feature:
                 case Categorical(values, codes):
                     column |= {"values": values}

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from millirec.data.catalog import Catalog
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+CONTEXT = 3
+"""Only history: neither trained on nor measured, such as the given prefix of a test session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Sequences:
     """Events grouped by user, in time order, ties in file order.
 
     User row `u` owns `items[offsets[u]:offsets[u + 1]]`; `order` maps each place back to the log. `offsets`
-    int64 (n_users + 2,), the rest (n,). `roles` uint8: TRAIN, VALIDATION or TEST.
+    int64 (n_users + 2,), the rest (n,). `roles` uint8: TRAIN, VALIDATION, TEST or CONTEXT.
     """
 
     offsets: NDArray[np.int64]
@@ -55,8 +57,10 @@ class Sequences:
 class Dataset:
     """Interactions + catalogues + split.
 
-    `roles` uint8 (n,) says for each event of the log: TRAIN, VALIDATION or TEST (all TRAIN before a split).
-    `protocol` names the split in words, for the artifacts.
+    `roles` uint8 (n,) says for each event of the log: TRAIN, VALIDATION, TEST or CONTEXT (all TRAIN before a
+    split). `protocol` names the split in words, for the artifacts; "none" before a split. `rejected` counts the
+    rows of the source that could not be read and were left out. Without `timed` the source told no times: they
+    count the events in file order.
     """
 
     interactions: Interactions
@@ -65,6 +69,8 @@ class Dataset:
     roles: NDArray[np.uint8]
     name: str = "log"
     protocol: str = "none"
+    rejected: int = 0
+    timed: bool = True
 
     @classmethod
     def of(cls, interactions: Interactions, items: Catalog, users: Catalog, name: str = "log") -> "Dataset":

@@ -27,3 +27,11 @@ class ArtifactError(MillirecError):
 
 class QueryError(MillirecError):
     """A question that cannot be answered as it was put."""
+
+
+class NotFoundError(QueryError):
+    """A question about something that is not there."""
+
+
+class UnavailableError(MillirecError):
+    """Nothing wrong with the request: it cannot be served now, and may be sent again later."""

@@ -1,4 +1,7 @@
-"""`Event`: the only fact. Everything else is derived from events."""
+"""`Event`: the only fact. Everything else is derived from events.
+
+`ItemUpdate` and `UserUpdate` tell what is newly known of an item or a user; `Record` is any line of the log.
+"""
 
 import hashlib
 
@@ -9,7 +12,9 @@ from millirec.data.errors import DataError
 Context = dict[str, str | float | int | bool]
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="interaction"
+):
     """Somebody did something with an item at a time.
 
     `time` is in milliseconds since 1970-01-01 UTC. An anonymous event has a `session` and no `user`.
@@ -33,6 +38,41 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def key(self) -> bytes:
         """Whose state this event changes: the user, or else the session."""
         return state_key(self.user, self.session)
+
+
+Fields = dict[str, str | float | bool | list[str]]
+
+
+class ItemUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="item"):
+    """Newly known fields of an item; others stay as they were. `available: false` takes the item down.
+
+    `time` is in milliseconds since 1970-01-01 UTC.
+    """
+
+    item: str
+    time: int
+    fields: Fields
+
+    def __post_init__(self) -> None:
+        if not self.item:
+            raise DataError("item update has an empty `item`", "give the id of the item")
+        if not isinstance(self.fields.get("available", True), bool):
+            raise DataError(f"item {self.item!r}: `available` must be true or false", "send a JSON boolean")
+
+
+class UserUpdate(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="user"):
+    """Newly known fields of a user; others stay as they were. `time` as in `ItemUpdate`."""
+
+    user: str
+    time: int
+    fields: Fields
+
+    def __post_init__(self) -> None:
+        if not self.user:
+            raise DataError("user update has an empty `user`", "give the id of the user")
+
+
+Record = Event | ItemUpdate | UserUpdate
 
 
 def state_key(user: str | None, session: str | None) -> bytes:

@@ -1,1 +1,5 @@
-"""Metrics: pure functions on arrays."""
+"""Metrics: pure functions on arrays.
+
+`ranking` (top-k lists), `ctr` (probabilities), `catalog` (what lists do to a catalogue), `bootstrap`
+(intervals).
+"""

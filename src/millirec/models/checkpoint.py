@@ -1,11 +1,8 @@
 """`Checkpoint`: config + parameters + lineage. What the workshop hands from one step to the next."""
 
-import os
-import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import msgspec
 import numpy as np
@@ -18,6 +15,7 @@ from torch import Tensor, nn
 from millirec import __version__
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError
+from millirec.data.folder import new_folder, settle
 from millirec.models.config import ModelConfig, build
 
 SCHEMA = 1
@@ -83,30 +81,30 @@ class Checkpoint:
             ) from error
         return module.eval()
 
+    def with_provenance(self, provenance: Provenance) -> "Checkpoint":
+        """The same model with the settings of its data filled in."""
+        return replace(self, provenance=provenance)
+
     def save(self, folder: Path) -> None:
         """Write the checkpoint as a folder that appears at once; an older one in its place is replaced."""
-        new = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
-        new.mkdir(parents=True)
-        try:
-            tensors = {name: tensor.contiguous().cpu().clone() for name, tensor in self.parameters.items()}
-            tensors["__popularity__"] = torch.from_numpy(self.popularity)
+        tensors = {name: tensor.contiguous().cpu().clone() for name, tensor in self.parameters.items()}
+        tensors["__popularity__"] = torch.from_numpy(self.popularity)
+        head = _Head(
+            schema=SCHEMA,
+            model=self.config,
+            lineage=list(self.lineage),
+            provenance=self.provenance,
+            metrics=self.metrics,
+        )
+        with new_folder(folder) as new:
             save_file(tensors, new / "parameters.safetensors")
             self.catalog.save(new)
-            head = _Head(
-                schema=SCHEMA,
-                model=self.config,
-                lineage=list(self.lineage),
-                provenance=self.provenance,
-                metrics=self.metrics,
-            )
             (new / "checkpoint.json").write_bytes(msgspec.json.format(msgspec.json.encode(head), indent=1))
-            replace_folder(new, folder)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path) -> "Checkpoint":
         """The inverse of `save`. Raises ArtifactError when a file is missing, damaged or of another schema."""
+        settle(folder)
         try:
             raw = msgspec.json.decode((folder / "checkpoint.json").read_bytes())
             if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
@@ -126,15 +124,3 @@ class Checkpoint:
             tuple(head.lineage),
             head.metrics,
         )
-
-
-def replace_folder(new: Path, folder: Path) -> None:
-    """Put `new` in the place of `folder`; a crash leaves either the old one or the new one."""
-    if folder.exists():
-        old = folder.with_name(f".{folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(new, folder)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        os.replace(new, folder)

@@ -9,10 +9,10 @@ from typing import ClassVar
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.layers.dropout import Dropout
 
 
 class GRU4RecConfig(
@@ -42,7 +42,7 @@ class GRU4Rec(nn.Module):
 
     def __init__(self, config: GRU4RecConfig, n_items: int) -> None:
         super().__init__()
-        self.dropout = config.dropout
+        self.drop = Dropout(config.dropout)
         self.item = nn.Embedding(n_items + 1, config.embedding_dim, padding_idx=0)
         nn.init.normal_(self.item.weight, std=0.02)
         self.gru = nn.GRU(config.embedding_dim, config.hidden_dim, config.layers, batch_first=True)
@@ -52,8 +52,8 @@ class GRU4Rec(nn.Module):
 
     def forward(self, inputs: Inputs) -> Tensor:
         """A vector after each event, (B, L, d)."""
-        states: Tensor = self.gru(self._drop(self.item(inputs.items)))[0]
-        out: Tensor = self.project(self._drop(states))
+        states: Tensor = self.gru(self.drop(self.item(inputs.items)))[0]
+        out: Tensor = self.project(self.drop(states))
         return out
 
     def user_vectors(self, inputs: Inputs) -> Tensor:
@@ -66,6 +66,3 @@ class GRU4Rec(nn.Module):
     def item_vectors(self) -> Tensor:
         """(n_items + 1, d): the input embeddings serve as output embeddings too."""
         return self.item.weight
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)

@@ -9,11 +9,11 @@ from typing import ClassVar
 import msgspec
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
 from millirec.models.layers.attention import CausalBlock
+from millirec.models.layers.dropout import Dropout
 
 
 class SASRecConfig(
@@ -52,7 +52,8 @@ class SASRec(nn.Module):
     def __init__(self, config: SASRecConfig, n_items: int) -> None:
         super().__init__()
         width = config.embedding_dim
-        self.max_length, self.dropout = config.max_length, config.dropout
+        self.max_length = config.max_length
+        self.drop = Dropout(config.dropout)
         self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
         self.position = nn.Embedding(config.max_length, width)
         feed = config.feed_forward * width
@@ -86,7 +87,8 @@ class SASRec(nn.Module):
         steps = torch.arange(inputs.items.shape[1], device=inputs.items.device)
         back = self.max_length - inputs.lengths.long()[:, None] + steps[None, :]
         x = self.item(inputs.items) + self.position(back.clamp(0, self.max_length - 1))
-        return F.dropout(x, self.dropout, self.training)
+        dropped: Tensor = self.drop(x)
+        return dropped
 
 
 def _initialise(module: nn.Module) -> None:

@@ -4,17 +4,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from millirec.models.layers.dropout import Dropout
+
 
 class CausalBlock(nn.Module):
     """Attention, then a feed-forward layer, each on a normalised input and added to it.
 
     `forward` maps (B, L, d) to (B, L, d). `last` computes the row of the last event only, (B, 1, d): the last
-    block of an encoder needs no other row when it answers.
+    block of an encoder needs no other row when it answers. Attention weights are not dropped out: that would bar the
+    fused kernel, which never stores them, and costs more than it gains.
     """
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.drop = Dropout(dropout)
         self.attention_norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
@@ -26,8 +30,7 @@ class CausalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Every position attends to itself and to what came before."""
         normed = self.attention_norm(x)
-        p = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(*self._project(normed, normed), dropout_p=p, is_causal=True)
+        mixed = F.scaled_dot_product_attention(*self._project(normed, normed), is_causal=True)
         return self._finish(x, mixed)
 
     def last(self, x: Tensor, lengths: Tensor) -> Tensor:
@@ -44,12 +47,10 @@ class CausalBlock(nn.Module):
         return self._split(self.query(queries)), self._split(key), self._split(value)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + self._drop(self.out(mixed.transpose(1, 2).flatten(2)))
-        hidden = self._drop(F.gelu(self.feed_in(self.feed_norm(x))))
-        return x + self._drop(self.feed_out(hidden))
-
-    def _drop(self, x: Tensor) -> Tensor:
-        return F.dropout(x, self.dropout, self.training)
+        x = x + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
+        hidden = self.drop(F.gelu(self.feed_in(self.feed_norm(x))))
+        out: Tensor = x + self.drop(self.feed_out(hidden))
+        return out

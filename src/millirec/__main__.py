@@ -1,0 +1,5 @@
+"""`python -m millirec`."""
+
+from millirec.cli.main import main
+
+main()

@@ -1,0 +1,80 @@
+"""`millirec serve`: a bundle answers over HTTP."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from millirec.cli.console import note
+from millirec.data.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from millirec.server.settings import ServerSettings
+
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+def serve(
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder.", metavar="BUNDLE")],
+    host: Annotated[str, typer.Option(help="The address to listen on; loopback by default.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one and prints it.")] = 8000,
+    workers: Annotated[int, typer.Option(help="Worker processes that share one state.")] = 1,
+    data: Annotated[
+        Path, typer.Option(help="The folder of the event log and the user state; made when missing.")
+    ] = Path("millirec-data"),
+    max_in_flight: Annotated[int, typer.Option(help="Requests a worker handles at a time.")] = 1024,
+    access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
+    yardstick: Annotated[
+        bool, typer.Option("--yardstick", help="Open POST /noop, which `millirec bench` compares with.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the ready line as JSON.")] = False,
+) -> None:
+    """Serve a bundle until SIGTERM or Ctrl-C: in-flight requests end, accepted events are on the disk.
+
+    Prints one line with the address when it is ready. HTTP interface: /docs on the running server.
+    """
+    from millirec.server.settings import ServerSettings
+
+    if not bundle.is_dir():
+        raise ArtifactError(f"{bundle}: no such folder", "make a bundle with `millirec pack`")
+    settings = ServerSettings(
+        bundle=str(bundle.resolve()),
+        data=str(data.resolve()),
+        host=host,
+        port=port,
+        workers=workers,
+        max_in_flight=max_in_flight,
+        access_log=access_log,
+        yardstick=yardstick,
+    )
+    if host not in _LOOPBACK:
+        note("[yellow]anybody who reaches this address can read and write: there is no log-in[/yellow]")
+    sys.exit(_run(settings, json=json))
+
+
+def _run(settings: "ServerSettings", *, json: bool) -> int:
+    from millirec.server.address import reserve, url_of
+
+    with reserve(settings.host, settings.port, shared=settings.workers > 1) as listener:
+        ready = _announcer(settings, url_of(listener), json=json)
+        if settings.workers == 1:
+            from millirec.server.process import serve
+
+            serve(settings, listener, ready)
+            return 0
+        from millirec.server.supervisor import Supervisor
+
+        return Supervisor(settings, listener, ready).run()
+
+
+def _announcer(settings: "ServerSettings", url: str, *, json: bool) -> Callable[[str, str], None]:
+    def announce(model: str, version: str) -> None:
+        said = {"url": url, "model": model, "version": version, "data": settings.data, "workers": settings.workers}
+        line = f"serving {model} {version} at {url}  (docs: {url}/docs, data: {settings.data})"
+        # One line, at once: scripts wait for it.
+        print(msgspec.json.encode(said).decode() if json else line, flush=True)
+
+    return announce

@@ -1,0 +1,115 @@
+"""`millirec train`: a config becomes a checkpoint."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from millirec.cli.console import TrainingBar, note, print_json, table
+from millirec.data.errors import ConfigError
+
+if TYPE_CHECKING:
+    from millirec.config import RunConfig
+    from millirec.data.dataset import Dataset
+
+
+def train(
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="The run's TOML; see docs/configuration.md.")
+    ],
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where a killed run of the same config stopped.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the results of an earlier run of the same name.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
+) -> None:
+    """Train a model: reads the log, splits it, audits the split, trains, and measures the test part.
+
+    Writes runs/NAME/checkpoint (the model), metrics.json (the figures) and run.toml (the config in full).
+    """
+    from millirec.cli.allocator import use_fast_allocator
+    from millirec.config import dumps, load
+
+    use_fast_allocator()
+    run = load(config)
+    folder = Path(run.out) / run.name
+    _make_room(folder, resume=resume, force=force)
+    dataset = _read(run)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "run.toml").write_text(dumps(run), encoding="utf-8")
+    metrics = _train(run, dataset, folder, resume=resume)
+    if json:
+        print_json(metrics)
+    else:
+        _show(metrics, folder)
+
+
+def _make_room(folder: Path, *, resume: bool, force: bool) -> None:
+    if resume and force:
+        raise ConfigError("both --resume and --force are given", "choose one")
+    if (folder / "checkpoint").exists() and not (resume or force):
+        raise ConfigError(
+            f"{folder}: holds the results of an earlier run", "choose another $.name, or pass --force"
+        )
+    if not resume:
+        for name in ("progress", "checkpoint", "tensorboard"):
+            shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _read(run: "RunConfig") -> "Dataset":
+    """The split and audited data. A leak is an error: figures from it would flatter."""
+    from millirec.data.audit import audit
+    from millirec.data.sources import read
+    from millirec.data.split import split
+
+    dataset = read(run.data)
+    if dataset.protocol == "none":
+        dataset = split(dataset, run.split)
+    for leak in audit(dataset):
+        note(
+            f"[yellow]leak:[/yellow] {leak.kind}: {leak.explanation} ({leak.count} times, such as {leak.example})"
+        )
+    note(
+        f"{len(dataset.interactions):,} events, {len(dataset.users):,} users, {len(dataset.items):,} items; {dataset.protocol}"
+    )
+    return dataset
+
+
+def _train(run: "RunConfig", dataset: "Dataset", folder: Path, *, resume: bool) -> dict[str, Any]:
+    import msgspec
+
+    from millirec.data.dataset import TEST
+    from millirec.train.evaluate import evaluate
+    from millirec.train.fit import fit
+    from millirec.train.journal import TensorBoard
+
+    with TrainingBar() as bar:
+        journal = TensorBoard(folder / "tensorboard", bar)
+        checkpoint = fit(
+            dataset, run.model, run.train, run.machine, journal, progress=folder / "progress", resume=resume
+        )
+    provenance = msgspec.structs.replace(
+        checkpoint.provenance, source=msgspec.to_builtins(run.data), split=msgspec.to_builtins(run.split)
+    )
+    checkpoint = checkpoint.with_provenance(provenance)
+    checkpoint.save(folder / "checkpoint")
+    figures = evaluate(checkpoint, dataset, TEST, repeats=run.train.repeats)
+    metrics = {"model": msgspec.to_builtins(run.model), "validation": checkpoint.metrics, "test": figures}
+    metrics["seconds"] = checkpoint.lineage[-1].seconds
+    (folder / "metrics.json").write_bytes(msgspec.json.format(msgspec.json.encode(metrics), indent=1))
+    return metrics
+
+
+def _show(metrics: dict[str, Any], folder: Path) -> None:
+    from millirec.cli.evaluate import figure_rows
+
+    test = metrics["test"]
+    table(
+        f"test: {test.protocol}, {test.n_targets:,} targets",
+        ["metric", "value", "95 % interval"],
+        figure_rows(test),
+    )
+    note(f"trained in {metrics['seconds']:.0f} s; checkpoint: {folder / 'checkpoint'}")

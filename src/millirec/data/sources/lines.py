@@ -1,0 +1,228 @@
+"""Delimited text: at full speed through Polars when nothing is wrong, else line by line to find what is.
+
+Both paths give the same columns of strings and the same checks (`checks.py`) judge them.
+"""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import msgspec
+import polars as pl
+
+from millirec.data.errors import DataError
+from millirec.data.sources.checks import LINE, REASON, TEXT, Rules
+from millirec.data.sources.files import MAX_LINE, File, clean
+from millirec.data.sources.rejects import Rejects
+
+_BATCH = 8 << 20
+_BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How lines hold fields. `columns` names all fields of a line; `separator` may be "::"."""
+
+    columns: tuple[str, ...]
+    separator: str
+    header: bool
+    quoted: bool = True
+
+    def split(self, text: str) -> list[str]:
+        """The fields of one record. Raises ValueError when the quotes do not match."""
+        if not self.quoted or '"' not in text:
+            return text.split(self.separator)
+        try:
+            return next(csv.reader(text.splitlines(keepends=True), delimiter=self.separator, strict=True))
+        except (csv.Error, StopIteration) as error:
+            raise ValueError(str(error)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLines:
+    """An object a line; fields that are not asked for do not matter."""
+
+
+def read_lines(file: File, path: Path, layout: Layout | JsonLines, rules: Rules, rejects: Rejects) -> pl.DataFrame:
+    """The checked columns that `rules` asks for; `path` holds the plain bytes of `file`.
+
+    Raises DataError at the first bad line, or sets bad lines aside, as `rejects` says.
+    """
+    if clean(path):
+        frame = _fast(path, layout, rules)
+        if frame is not None:
+            return frame
+    frames = list(_careful(file, path, layout, rules, rejects))
+    if not sum(len(f) for f in frames):
+        raise DataError(f"{file.label}: no row can be read", "check the file, its format and columns")
+    return pl.concat(frames)
+
+
+def _fast(path: Path, layout: Layout | JsonLines, rules: Rules) -> pl.DataFrame | None:
+    """Everything at once; None when anything at all looks wrong."""
+    try:
+        lazy = _scan_json(path, rules) if isinstance(layout, JsonLines) else _scan(path, layout, rules)
+        frame = rules.check(lazy).collect(engine="streaming")
+    except (pl.exceptions.PolarsError, OSError):
+        return None
+    if not len(frame) or frame[REASON].null_count() < len(frame):
+        return None
+    return frame.drop(REASON)
+
+
+def _scan(path: Path, layout: Layout, rules: Rules) -> pl.LazyFrame:
+    separator, names = layout.separator, list(layout.columns)
+    if separator == "::":  # Polars takes one byte: read empty fields between the colons, and check them
+        separator = ":"
+        names = [part for i, name in enumerate(names) for part in ((f"__gap{i}__", name) if i else (name,))]
+    lazy = pl.scan_csv(
+        path,
+        separator=separator,
+        has_header=layout.header,
+        quote_char='"' if layout.quoted else None,
+        schema=dict.fromkeys(names, pl.String()),
+    )
+    ragged = pl.col(names[-1]).is_null()  # too few fields, or an honest empty one: the careful pass knows
+    for name in names:
+        if name.startswith("__gap"):
+            ragged |= pl.col(name).is_not_null()
+    wanted = [pl.col(source).alias(name) for name, source in rules.columns.items()]
+    return lazy.select(*wanted, pl.when(ragged).then(pl.lit("fields")).alias(REASON))
+
+
+def _scan_json(path: Path, rules: Rules) -> pl.LazyFrame:
+    schema = dict.fromkeys(rules.columns.values(), pl.String())
+    wanted = [pl.col(source).alias(name) for name, source in rules.columns.items()]
+    return pl.scan_ndjson(path, schema=schema).select(*wanted, pl.lit(None, pl.String).alias(REASON))
+
+
+@dataclass(slots=True)
+class _Record:
+    line: int
+    text: bytes
+    size: int
+    reason: str | None = None
+
+
+def _careful(
+    file: File, path: Path, layout: Layout | JsonLines, rules: Rules, rejects: Rejects
+) -> Iterator[pl.DataFrame]:
+    rows: list[tuple[str | None, ...]] = []
+    size = 0
+    wanted = list(rules.columns.values())
+    with path.open("rb") as stream:
+        for record in _records(stream, layout):
+            if not record.text.strip():
+                continue
+            fields, reason = _fields(record, layout, wanted)
+            rows.append((*fields, reason, record.line, record.text.decode("latin-1")))
+            size += len(record.text) + 200
+            if size > _BATCH:
+                yield _judge(file, rows, rules, rejects)
+                rows, size = [], 0
+    if rows:
+        yield _judge(file, rows, rules, rejects)
+
+
+def _judge(
+    file: File, rows: list[tuple[str | None, ...]], rules: Rules, rejects: Rejects
+) -> pl.DataFrame:
+    schema = dict.fromkeys([*rules.columns, REASON], pl.String()) | {LINE: pl.Int64(), TEXT: pl.String()}
+    frame = rules.check(pl.DataFrame(rows, schema=schema, orient="row").lazy(), keep=(LINE, TEXT)).collect()
+    bad = frame.filter(pl.col(REASON).is_not_null())
+    for line, text, reason in bad.select(LINE, TEXT, REASON).iter_rows():
+        rejects.add(file.label, line, reason, text.encode("latin-1"))
+    return frame.filter(pl.col(REASON).is_null()).drop(REASON, LINE, TEXT)
+
+
+def _fields(
+    record: _Record, layout: Layout | JsonLines, wanted: list[str]
+) -> tuple[list[str | None], str | None]:
+    """The wanted fields of a record, or what is wrong with it."""
+    nothing: list[str | None] = [None] * len(wanted)
+    if record.reason:
+        return nothing, record.reason
+    if b"\0" in record.text:
+        return nothing, "a NUL byte"
+    try:
+        text = record.text.decode().rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        return nothing, f"not valid UTF-8 at byte {error.start + 1}"
+    if isinstance(layout, JsonLines):
+        return _json_fields(text, wanted)
+    try:
+        fields = layout.split(text)
+    except ValueError as error:
+        return nothing, str(error)
+    if len(fields) != len(layout.columns):
+        return nothing, f"{len(fields)} fields instead of {len(layout.columns)}"
+    at = {name: value for name, value in zip(layout.columns, fields, strict=True)}
+    return [at[name] or None for name in wanted], None
+
+
+def _json_fields(text: str, wanted: list[str]) -> tuple[list[str | None], str | None]:
+    nothing: list[str | None] = [None] * len(wanted)
+    try:
+        row = msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError) as error:
+        return nothing, f"not JSON ({error})"
+    if not isinstance(row, dict):
+        return nothing, "not a JSON object"
+    found: list[str | None] = []
+    for name in wanted:
+        value = row.get(name)
+        plain = value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+        found.append(plain)
+    return found, None
+
+
+def _records(stream: IO[bytes], layout: Layout | JsonLines) -> Iterator[_Record]:
+    """One record a line, but for quoted fields that go over several lines."""
+    lines = _numbered(stream)
+    quoted = isinstance(layout, Layout) and layout.quoted
+    header = isinstance(layout, Layout) and layout.header
+    ahead: list[_Record] = []
+    while (record := ahead.pop(0) if ahead else next(lines, None)) is not None:
+        if record.line == 1:
+            record.text = record.text.removeprefix(_BOM)
+            if header:
+                continue
+        if quoted and not record.reason and record.text.count(b'"') % 2:
+            yield _closed(record, ahead, lines)
+        else:
+            yield record
+
+
+def _closed(first: _Record, ahead: list[_Record], lines: Iterator[_Record]) -> _Record:
+    """A record whose quotes close on a later line; else its first line alone is bad and reading goes on after."""
+    taken: list[_Record] = []
+    text = first.text
+    while len(text) <= MAX_LINE // 8 and len(taken) < 100:
+        following = ahead.pop(0) if ahead else next(lines, None)
+        if following is None:
+            break
+        taken.append(following)
+        if following.reason:
+            break
+        text += following.text
+        if text.count(b'"') % 2 == 0:
+            return _Record(first.line, text, len(text))
+    ahead[:0] = taken
+    return _Record(first.line, first.text, first.size, "a quote is never closed")
+
+
+def _numbered(stream: IO[bytes]) -> Iterator[_Record]:
+    """Lines with their numbers, counted from 1. Of a line above MAX_LINE only the beginning is kept."""
+    number = 0
+    while head := stream.readline(MAX_LINE + 1):
+        number += 1
+        size = len(head)
+        if size <= MAX_LINE:
+            yield _Record(number, head, size)
+            continue
+        piece = head
+        while not piece.endswith(b"\n") and (piece := stream.readline(MAX_LINE)):
+            size += len(piece)
+        yield _Record(number, head[:20_000], size, f"a line of {size:,} bytes (at most {MAX_LINE:,})")

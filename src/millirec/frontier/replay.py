@@ -1,0 +1,101 @@
+"""Replay of held-out events through the engine that serves: recommend, note the rank, then observe."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millirec.cascade.query import Query
+from millirec.data.dataset import Dataset
+from millirec.data.event import Event
+from millirec.data.split import Targets, targets
+from millirec.engine.engine import Engine
+
+K = 100
+_FEED = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay saw.
+
+    `ranks` int64 (t,): the place of each target in the answer, 1 = first; a target that is not among the `K`
+    items of the answer counts as last of the catalogue. `top` int32 (t, K): the answers, 0 where shorter.
+    `microseconds` float64 (t,): how long each answer took.
+    """
+
+    ranks: NDArray[np.int64]
+    top: NDArray[np.int32]
+    microseconds: NDArray[np.float64]
+    n_repeats: int
+    n_cold: int
+
+
+def replay(engine: Engine, dataset: Dataset, role: int, *, repeats: bool = False) -> Replay:
+    """Test-then-observe: the engine's store must be empty. Events come in the order of time.
+
+    The engine first observes what each user did before the first target, then is asked for every target.
+    """
+    asked = targets(dataset, role, repeats=repeats)
+    _feed(engine, dataset, _before(dataset, asked))
+    n_items = len(dataset.items)
+    k = min(K, n_items)
+    ranks = np.full(len(asked), n_items, np.int64)
+    top = np.zeros((len(asked), k), np.int32)
+    micros = np.zeros(len(asked))
+    rows = engine.bundle.catalog.vocabulary.rows
+    wanted = {int(place): i for i, place in enumerate(asked.places)}
+    for place in _in_time(dataset, asked):
+        event = _event(dataset, place)
+        i = wanted.get(place)
+        if i is not None:
+            began = time.perf_counter()
+            answer = engine.recommend(Query(user=event.user, k=k, keep_seen=repeats))
+            micros[i] = 1e6 * (time.perf_counter() - began)
+            top[i, : len(answer.items)] = rows(answer.items)
+            if event.item in answer.items:
+                ranks[i] = answer.items.index(event.item) + 1
+        engine.observe(event)
+    return Replay(ranks, top, micros, asked.n_repeats, asked.n_cold)
+
+
+def _feed(engine: Engine, dataset: Dataset, places: NDArray[np.int64]) -> None:
+    """Let the engine observe events in bulk, each user's in order."""
+    for start in range(0, len(places), _FEED):
+        engine.submit([_event(dataset, int(place)) for place in places[start : start + _FEED]]).result()
+
+
+def _event(dataset: Dataset, place: int) -> Event:
+    seq = dataset.sequences
+    user = dataset.users.vocabulary.id(int(seq.users[place]))
+    return Event(
+        user=user, item=dataset.items.vocabulary.id(int(seq.items[place])), time=int(seq.times[place])
+    )
+
+
+def _before(dataset: Dataset, asked: Targets) -> NDArray[np.int64]:
+    """Places of everything that the asked users did before their first target."""
+    first = _first_targets(asked)
+    return _spans((start, place) for start, place in first.items())
+
+
+def _in_time(dataset: Dataset, asked: Targets) -> list[int]:
+    """Places from each user's first target to the last one, in the order of time, ties by user and file order."""
+    first = _first_targets(asked)
+    last: dict[int, int] = dict(zip(asked.starts.tolist(), asked.places.tolist(), strict=True))
+    places = _spans((place, last[start] + 1) for start, place in first.items())
+    order = np.lexsort((places, dataset.sequences.times[places]))
+    return [int(place) for place in places[order]]
+
+
+def _first_targets(asked: Targets) -> dict[int, int]:
+    """Start of a user -> place of the first target. Targets ascend by place."""
+    starts, at = np.unique(asked.starts, return_index=True)
+    return dict(zip(starts.tolist(), asked.places[at].tolist(), strict=True))
+
+
+def _spans(bounds: Iterable[tuple[int, int]]) -> NDArray[np.int64]:
+    parts = [np.arange(start, stop, dtype=np.int64) for start, stop in bounds]
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)

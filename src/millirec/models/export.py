@@ -1,0 +1,128 @@
+"""The encoder of a sequence model as an ONNX graph, and the proof that both say the same."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from millirec.data.encode import Batch
+from millirec.data.errors import ArtifactError
+from millirec.models.base import Inputs, SequenceModel
+
+_SHAPES = {"items": ("batch", "length"), "lengths": ("batch",), "times": ("batch", "length")}
+OUTPUT = "user_vectors"
+_LIMIT = 2_000_000_000  # bytes of one protobuf file
+
+
+class _Encoder(nn.Module):
+    """`user_vectors` as a function of tensors; zeros for the fields that the network does not read.
+
+    The wrapper itself stays in training mode, with a network in evaluation mode inside: torch.export then keeps
+    a recurrent layer whole, where otherwise it unrolls it over the length of the example.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, items: Tensor, lengths: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        inputs = Inputs(
+            items,
+            items.new_zeros(items.shape[0]) if lengths is None else lengths,
+            torch.zeros_like(items, dtype=torch.int64) if times is None else times,
+        )
+        out: Tensor = self.network.user_vectors(inputs)  # type: ignore[operator]
+        return out
+
+
+def random_batch(
+    n_items: int, size: int, width: int, seed: int, popularity: NDArray[np.int64] | None = None
+) -> Batch:
+    """Random histories (size, width) with at least one of full length, drawn by popularity when it is given."""
+    rng = np.random.default_rng(seed)
+    chances = None
+    if popularity is not None:
+        chances = (popularity[1:] + 1) / (popularity[1:] + 1).sum()
+    items = (rng.choice(n_items, (size, width), p=chances) + 1).astype(np.int32)
+    lengths = rng.integers(1, width + 1, size, np.int32)
+    lengths[0] = width
+    times = np.cumsum(rng.integers(0, 86_400_000, (size, width)), axis=1) + 1_700_000_000_000
+    padding = np.arange(width) >= lengths[:, None]
+    return Batch(np.where(padding, 0, items).astype(np.int32), lengths, np.where(padding, 0, times))
+
+
+def export(model: SequenceModel, path: Path, n_items: int) -> None:
+    """Write the graph of `user_vectors`: inputs as in `model.inputs`, batch and length free, one file.
+
+    Raises ArtifactError when the network cannot be written so.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError("a sequence model is an nn.Module")
+    size = 4 * sum(parameter.numel() for parameter in model.parameters())
+    if size > _LIMIT:
+        raise ArtifactError(
+            f"the encoder holds {size:,} bytes, a graph at most {_LIMIT:,}", "make it smaller"
+        )
+    batch = Inputs.of(random_batch(n_items, 3, 7, seed=0))
+    tensors = {name: getattr(batch, name) for name in model.inputs}
+    shapes = {name: dict(enumerate(_SHAPES[name])) for name in model.inputs}
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Encoder(model),
+                kwargs=tensors,
+                input_names=list(model.inputs),
+                output_names=[OUTPUT],
+                dynamic_shapes=shapes,
+                dynamo=True,
+                verbose=False,
+            )
+    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ArtifactError(f"the network cannot be written as a graph: {reason}") from error
+    finally:
+        logger.setLevel(level)
+    if program is None:
+        raise ArtifactError("the exporter gave no graph")
+    onnx.save(_plain(program.model_proto), str(path))
+
+
+def parity_error(model: SequenceModel, path: Path, n_items: int, max_length: int) -> float:
+    """The largest difference between graph and network over random batches, relative to the largest number.
+
+    Batches of 1 to 7 histories of 1, 2, ... `max_length` events, with padding where lengths differ. NaN in either
+    counts as infinite.
+    """
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    widths = sorted({1, 2, max(1, max_length // 2), max_length})
+    for seed, (size, width) in enumerate((size, width) for size in (1, 2, 7) for width in widths):
+        batch = random_batch(n_items, size, width, seed)
+        with torch.inference_mode():
+            want = model.user_vectors(Inputs.of(batch)).numpy()
+        got = session.run([OUTPUT], {name: getattr(batch, name) for name in model.inputs})[0]
+        error = float(np.abs(got - want).max() / max(float(np.abs(want).max()), 1e-12))
+        worst = max(worst, error if np.isfinite(error) and got.shape == want.shape else np.inf)
+    return worst
+
+
+def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Without notes about the machine that made it (paths in stack traces), so the same network gives the same bytes."""
+    proto.doc_string = ""
+    for holder in (proto, proto.graph, *proto.graph.node, *proto.functions):
+        del holder.metadata_props[:]
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
+        del value.metadata_props[:]
+    for node in proto.graph.node:
+        node.doc_string = ""
+    return proto

@@ -1,0 +1,176 @@
+"""Evaluation of a model on held-out events: the whole catalogue is ranked, never a sample."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from millirec.data.dataset import Dataset, Sequences
+from millirec.data.encode import encode
+from millirec.data.errors import ArtifactError
+from millirec.data.split import Targets, targets
+from millirec.metrics.summary import Figure, summarise
+from millirec.models.base import Inputs, Ranker, SequenceModel, catalog_scores
+from millirec.models.checkpoint import Checkpoint
+from millirec.models.config import max_length
+
+# Bounds on one batch: places in the padded histories, and scores of the catalogue.
+_CELLS, _SCORES = 1 << 15, 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Where each target came out.
+
+    `ranks` int64 (t,): 1 = first; ties count against the model; a NaN score is last. `top` int32 (t, K): the
+    best K rows as a user would see them. `users` int32 (t,): whose target it is.
+    """
+
+    ranks: NDArray[np.int64]
+    top: NDArray[np.int32]
+    users: NDArray[np.int32]
+    n_repeats: int = 0
+    n_cold: int = 0
+
+
+def rank_targets(
+    model: SequenceModel | Ranker, dataset: Dataset, asked: Targets, length: int, *, keep_seen: bool = False
+) -> Ranks:
+    """Rank the whole catalogue for every target, given all that its user did before.
+
+    Items already seen are left out unless `keep_seen`. The best 100 rows are kept in `top`.
+    """
+    seq = dataset.sequences
+    n_items = len(dataset.items)
+    k = min(100, n_items)
+    device = next(iter(_tensors(model)), torch.empty(0)).device
+    ranks = np.zeros(len(asked), np.int64)
+    top = np.zeros((len(asked), k), np.int32)
+    with torch.inference_mode():
+        for which in _batches(asked, length, n_items):
+            places, starts = asked.places[which], asked.starts[which]
+            scores = _score(model, seq, places, starts, length, device)
+            if not keep_seen:
+                _hide_seen(scores, seq.items, places, starts)
+            target = torch.from_numpy(seq.items[places].astype(np.int64)).to(device)
+            ranks[which] = _rank(scores, target).cpu().numpy()
+            top[which] = scores.topk(k, dim=1).indices.int().cpu().numpy()
+    return Ranks(ranks, top, seq.users[asked.places], asked.n_repeats, asked.n_cold)
+
+
+def sample_targets(dataset: Dataset, role: int, limit: int, *, repeats: bool, seed: int) -> Targets:
+    """The targets of a part, or `limit` of them drawn at random (0 = all)."""
+    asked = targets(dataset, role, repeats=repeats)
+    if not limit or len(asked) <= limit:
+        return asked
+    kept = np.sort(np.random.default_rng([seed, 7]).choice(len(asked), limit, replace=False))
+    return Targets(asked.places[kept], asked.starts[kept], asked.n_repeats, asked.n_cold)
+
+
+def ndcg_at_10(ranks: NDArray[np.int64]) -> float:
+    """The mean NDCG@10 of single targets: what training watches."""
+    return float(np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0).mean()) if len(ranks) else 0.0
+
+
+def _tensors(model: object) -> Iterator[Tensor]:
+    if isinstance(model, torch.nn.Module):
+        yield from model.parameters()
+        yield from model.buffers()
+
+
+def _batches(asked: Targets, length: int, n_items: int) -> Iterator[NDArray[np.int64]]:
+    """Targets with histories of like length together."""
+    lengths = np.minimum(asked.places - asked.starts, length)
+    order = np.argsort(lengths, kind="stable")
+    at = 0
+    while at < len(order):
+        # Lengths ascend, so the last row of a batch is the widest: find how many fit under the bound.
+        ahead = lengths[order[at : at + 1024]]
+        fit = int(np.searchsorted(ahead * np.arange(1, len(ahead) + 1), _CELLS))
+        size = max(1, min(fit, _SCORES // (n_items + 1), 1024))
+        yield order[at : at + size]
+        at += size
+
+
+def _score(
+    model: SequenceModel | Ranker,
+    seq: Sequences,
+    places: NDArray[np.int64],
+    starts: NDArray[np.int64],
+    length: int,
+    device: torch.device,
+) -> Tensor:
+    spans = [slice(max(start, place - length), place) for start, place in zip(starts, places, strict=True)]
+    batch = encode([seq.items[span] for span in spans], [seq.times[span] for span in spans], length)
+    scores = catalog_scores(model, Inputs.of(batch, device)).float().clone()
+    scores[:, 0] = -torch.inf
+    return scores.nan_to_num_(nan=-torch.inf, posinf=None, neginf=-torch.inf)
+
+
+def _hide_seen(
+    scores: Tensor, items: NDArray[np.int32], places: NDArray[np.int64], starts: NDArray[np.int64]
+) -> None:
+    counts = places - starts
+    rows = np.repeat(np.arange(len(places)), counts)
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    seen = items[np.repeat(starts, counts) + within].astype(np.int64)
+    scores[torch.from_numpy(rows), torch.from_numpy(seen)] = -torch.inf
+
+
+def _rank(scores: Tensor, target: Tensor) -> Tensor:
+    """1 + everything that scores at least as much: a model that scores all items alike comes out last."""
+    own = scores.gather(1, target[:, None])
+    ahead = (scores >= own).sum(1)
+    # A target without a score ties with the padding row and the seen items: it is last.
+    return torch.where(own.squeeze(1).isneginf(), scores.shape[1] - 1, ahead)
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+    """The figures of one model under one protocol.
+
+    `n_repeats` and `n_cold` are events of the part that were no targets: items the user had already seen, and
+    events with nothing before them.
+    """
+
+    protocol: str
+    n_targets: int
+    n_repeats: int
+    n_cold: int
+    keep_seen: bool
+    figures: dict[str, Figure]
+
+
+def evaluate(checkpoint: Checkpoint, dataset: Dataset, role: int, *, repeats: bool = False) -> Evaluation:
+    """All figures of a checkpoint on one part of a split data set, the whole catalogue ranked.
+
+    With `repeats`, items already seen may be recommended and are targets too (sessions).
+    """
+    ranks = rank_checkpoint(checkpoint, dataset, targets(dataset, role, repeats=repeats), repeats=repeats)
+    return summarised(ranks, dataset.protocol, checkpoint.popularity, repeats=repeats)
+
+
+def rank_checkpoint(checkpoint: Checkpoint, dataset: Dataset, asked: Targets, *, repeats: bool) -> Ranks:
+    """`rank_targets` with the network of a checkpoint. Raises ArtifactError when its catalogue is another."""
+    if checkpoint.catalog.vocabulary.ids != dataset.items.vocabulary.ids:
+        raise ArtifactError(
+            f"the checkpoint knows {len(checkpoint.catalog)} items, the data has {len(dataset.items)} or others",
+            "evaluate on the data that it was trained on, or train again",
+        )
+    network = checkpoint.network()
+    return rank_targets(network, dataset, asked, max_length(checkpoint.config), keep_seen=repeats)  # type: ignore[arg-type]
+
+
+def summarised(ranks: Ranks, protocol: str, popularity: NDArray[np.int64], *, repeats: bool) -> Evaluation:
+    """The figures of ranks that were measured, by whatever means."""
+    return Evaluation(
+        protocol=protocol,
+        n_targets=len(ranks.ranks),
+        n_repeats=ranks.n_repeats,
+        n_cold=ranks.n_cold,
+        keep_seen=repeats,
+        figures=summarise(ranks.ranks, ranks.top, popularity),
+    )

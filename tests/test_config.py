@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from millirec.config import RunConfig, dumps, load
+from millirec.data.errors import ConfigError
+from millirec.models.sasrec import SASRecConfig
+
+RUN = """
+name = "r"
+[data]
+kind = "movielens"
+path = "somewhere"
+[model]
+kind = "sasrec"
+"""
+
+
+def written(folder: Path, text: str) -> Path:
+    path = folder / "run.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_run_comes_back_from_its_own_toml(tmp_path: Path) -> None:
+    text = RUN + "embedding_dim = 32\n[train]\nlearning_rate = 1e-4\n[train.loss]\nkind = 'sampled-softmax'\n"
+    run = load(written(tmp_path, text))
+    assert isinstance(run, RunConfig)
+    assert run.model == SASRecConfig(embedding_dim=32)
+    assert load(written(tmp_path, dumps(run))) == run
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (RUN + "embedding_dims = 3", r"unknown field `embedding_dims`.*\$\.model"),
+        (RUN + "embedding_dim = 'wide'", r"\$\.model\.embedding_dim"),
+        (RUN + "heads = 3", r"\$\.model\.heads = 3 does not divide"),
+        (RUN.replace("sasrec", "sasrek"), r"sasrek.*\$\.model\.kind"),
+        (RUN.replace('name = "r"', 'name = "../r"'), r"\$\.name"),
+        (RUN.replace('path = "somewhere"', ""), r"path"),
+        ("name = ", "not valid TOML"),
+        (RUN + "\n[split]\nkind = 'global-time'\ntest = 1.5", r"\$\.split"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_path(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(written(tmp_path, text))
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "absent.toml")

@@ -1,0 +1,139 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from millirec.data.errors import ArtifactError, ConfigError
+from millirec.models.config import build
+from millirec.models.gru4rec import GRU4RecConfig
+from millirec.models.sasrec import SASRecConfig
+from millirec.train.batches import TrainingSequences
+from millirec.train.journal import Silent
+from millirec.train.losses import SampledSoftmax
+from millirec.train.machine import Machine, generator
+from millirec.train.trainer import DivergedError, TrainConfig, Trained, Trainer
+from tests.logs import cycle
+
+TINY = SASRecConfig(embedding_dim=16, blocks=1, heads=1, max_length=8, dropout=0.1)
+
+
+def train(
+    folder: Path | None, config: TrainConfig, *, resume: bool = False, save_every: float = 1e9
+) -> Trained:
+    machine = Machine(threads=1, save_every_seconds=save_every)
+    machine.prepare()
+    dataset = cycle()
+    trainer = Trainer(build(TINY, len(dataset.items)), dataset, TINY.max_length, config, machine)
+    return trainer.run(folder, Silent(), resume=resume)
+
+
+@pytest.mark.parametrize("loss", [TrainConfig().loss, SampledSoftmax(negatives=8)], ids=["full", "sampled"])
+def test_it_learns_a_circle(loss: SampledSoftmax) -> None:
+    result = train(None, TrainConfig(loss=loss, epochs=60, batch_size=8, learning_rate=0.01))
+    assert result.best_ndcg_10 > 0.9
+
+
+def test_batches_hold_like_lengths_and_everybody_once() -> None:
+    sequences = TrainingSequences(cycle(), 8)
+    plan = sequences.plan(7, generator(0, 1, 0))
+    assert sorted(user for batch in plan for user in batch) == list(range(1, 41))
+    batch = sequences.batch(plan[0])
+    assert (batch.targets[:, :-1] == batch.inputs.items[:, 1:]).all()
+    assert (sequences.plan(7, generator(0, 1, 1))[0] != plan[0]).any()
+
+
+def test_early_stopping_restores_the_best_weights() -> None:
+    result = train(None, TrainConfig(epochs=80, batch_size=8, learning_rate=0.01, patience=3))
+    figures = [epoch.ndcg_10 for epoch in result.history]
+    assert result.best_ndcg_10 == max(figures)
+    assert len(figures) == result.best_epoch + 1 + 3
+
+
+def test_a_loss_that_is_no_number_stops_and_names_the_batch(tmp_path: Path) -> None:
+    machine = Machine(threads=1)
+    network = build(TINY, 12)
+    with torch.no_grad():
+        network.item.weight[3, 0] = float("nan")
+    with pytest.raises(DivergedError, match="epoch 0, batch 0"):
+        Trainer(network, cycle(), 8, TrainConfig(), machine).run(tmp_path / "progress", Silent())
+
+
+CHILD = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.train.test_trainer import KILLED, train
+train(Path({folder!r}), KILLED, resume={resume}, save_every=0.0)
+"""
+KILLED = TrainConfig(epochs=30, batch_size=4, learning_rate=0.01, patience=30, l2=1e-4)
+
+
+def child(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:
+    root = Path(__file__).resolve().parents[2]
+    code = CHILD.format(root=str(root), folder=str(folder), resume=resume)
+    return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(root / "src")})
+
+
+def test_a_killed_run_resumes_to_the_very_same_parameters(tmp_path: Path) -> None:
+    """SIGKILL in the middle, more than once; then --resume; bit for bit equal to an unbroken run."""
+    folder = tmp_path / "progress"
+    for kill in range(2):
+        process = child(folder, resume=kill > 0)
+        before = folder.stat().st_ino if folder.exists() else None
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if folder.exists() and folder.stat().st_ino != before:
+                time.sleep(0.15)
+                break
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+    resumed = train(folder, KILLED, resume=True)
+    unbroken = train(None, KILLED)
+    assert [epoch.loss for epoch in resumed.history] == [epoch.loss for epoch in unbroken.history]
+    for name, value in unbroken.parameters.items():
+        assert torch.equal(value, resumed.parameters[name]), name
+
+
+def test_progress_of_other_settings_is_refused(tmp_path: Path) -> None:
+    config = TrainConfig(epochs=1)
+    train(tmp_path / "progress", config)
+    with pytest.raises(ArtifactError, match="other settings"):
+        train(tmp_path / "progress", TrainConfig(epochs=2), resume=True)
+
+
+def test_damaged_progress_is_refused(tmp_path: Path) -> None:
+    train(tmp_path / "progress", TrainConfig(epochs=1))
+    path = tmp_path / "progress" / "tensors.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ArtifactError, match="cannot resume"):
+        train(tmp_path / "progress", TrainConfig(epochs=1), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: TrainConfig(epochs=0), r"\$\.train\.epochs"),
+        (lambda: TrainConfig(learning_rate=0.0), "learning_rate"),
+        (lambda: TrainConfig(l2=0.1, weight_decay=0.1), "weight_decay"),
+        (lambda: SampledSoftmax(negatives=0), r"\$\.train\.loss\.negatives"),
+        (lambda: SampledSoftmax(sampling="hard"), r"\$\.train\.loss\.sampling"),
+        (lambda: SASRecConfig(heads=3), r"\$\.model\.heads"),
+        (lambda: SASRecConfig(max_length=1), r"\$\.model\.max_length"),
+        (lambda: GRU4RecConfig(dropout=1.0), r"\$\.model\.dropout"),
+        (lambda: Machine(device="abacus").prepare(), r"\$\.machine\.device"),
+    ],
+)
+def test_a_config_that_cannot_work_is_refused(make: object, field: str) -> None:
+    with pytest.raises(ConfigError, match=field):
+        make()  # type: ignore[operator]
+
+
+def test_bf16_trains_too() -> None:
+    result = train(None, TrainConfig(epochs=30, batch_size=8, learning_rate=0.01, precision="bf16"))
+    assert result.best_ndcg_10 > 0.5
