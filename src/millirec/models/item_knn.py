@@ -18,12 +18,13 @@ class ItemKNNConfig(
 ):
     """`neighbours` kept for each item; `shrink` is added to the denominator of the cosine.
 
-    `max_length` bounds the history that is read when scoring.
+    Only the newest `max_length` events of a history are read when scoring: on MovieLens-1M the newest 5 to 10 give
+    more than twice the NDCG@10 of the newest 200.
     """
 
-    neighbours: int = 100
+    neighbours: int = 200
     shrink: float = 10.0
-    max_length: int = 200
+    max_length: int = 10
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.shrink < 0 or self.max_length < 1:
