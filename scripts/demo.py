@@ -87,9 +87,10 @@ kind = "leave-last-out"
 
 [train]
 max_minutes = {minutes}
-learning_rate = 3e-3
-warmup_steps = 100
-decay_epochs = 40
+batch_size = 32
+learning_rate = 2e-3
+warmup_steps = 200
+decay_epochs = 20
 validate_every = 2
 validation_targets = 2000
 """

@@ -1,12 +1,18 @@
 """The question, the answer, and what the answer cost."""
 
+import threading
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millirec.data.catalog import Catalog
 from millirec.data.event import Context
+
+if TYPE_CHECKING:
+    from millirec.index.base import Index
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -14,8 +20,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     A history comes from the state of `user` (or else of `session`), or from `items` (ids, oldest first) when
     the caller gives one. `include`: only these may be returned; `exclude`: none of these; `where`: feature name
-    -> value that an item must have. `candidates`: rank exactly these instead of retrieving. `keep_seen` lets
-    items return that the user already had.
+    -> value that an item must have. `keep_seen` lets items return that the user already had.
+
+    `candidates`: rank exactly these instead of retrieving; all of them come back but the excluded ones, whatever
+    `k` says, and those unknown to the model stand last with a score of -inf.
     """
 
     user: str | None = None
@@ -33,18 +41,25 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class Candidates:
-    """Item rows on their way through the cascade: `rows` int32 (n,), `scores` float32 (n,), `source` their origin."""
+    """Item rows on their way through the cascade: `rows` int32 (n,), `scores` float32 (n,), `source` their origin.
+
+    `ordered`: the scores are finite and fall.
+    """
 
     rows: NDArray[np.int32]
     scores: NDArray[np.float32]
     source: str
+    ordered: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """One stage of a trace: how many candidates went in and came out, and the time it took."""
+    """One stage of a trace: how many candidates went in and came out, and the time it took.
+
+    A stage that was done for several questions at once shows the time of all of them: each has waited for it.
+    """
 
     name: str
     n_in: int
@@ -55,8 +70,64 @@ class Stage(msgspec.Struct, frozen=True):
 Trace = tuple[Stage, ...]
 
 
+@dataclass(slots=True)
+class Asked:
+    """A `Query` in a bundle's own rows: what the stages of a cascade read.
+
+    `vector` float32 (d,) stands for the user, None for an empty history. `seen`, `exclude`, `include` and
+    `candidates` are int32 rows (n,), 0 = unknown. `where` and `available` are bool masks over the catalogue
+    (n_items + 1,), None when they would keep everything. `names` are the ids of `candidates`, known or not.
+    `before` are the stages that the question has behind it.
+    """
+
+    k: int
+    vector: NDArray[np.float32] | None
+    seen: NDArray[np.int32]
+    exclude: NDArray[np.int32]
+    include: NDArray[np.int32] | None = None
+    where: NDArray[np.bool_] | None = None
+    available: NDArray[np.bool_] | None = None
+    candidates: NDArray[np.int32] | None = None
+    names: tuple[str, ...] = ()
+    before: Trace = ()
+
+
+class Shelf:
+    """What a bundle holds for its cascade: catalogue, index, popularity.
+
+    `popularity` float32 (n + 1,): training events of each row; `popular` int32 (n,): rows by popularity, ties
+    by row.
+    """
+
+    def __init__(self, catalog: Catalog, index: "Index", popularity: NDArray[np.int64]) -> None:
+        self.catalog, self.index = catalog, index
+        self.n_items = len(catalog)
+        self.popularity = popularity.astype(np.float32)
+        order = np.argsort(-popularity[1:], kind="stable") + 1
+        self.popular: NDArray[np.int32] = order.astype(np.int32)
+        self._local = threading.local()
+
+    def absent(self, rows: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Which of `rows` (n,) are not among `others` (m,), bool (n,).
+
+        Marks and unmarks `others` on one scratch array a thread: no sorting, and no cost for a large catalogue.
+        """
+        try:
+            free: NDArray[np.bool_] = self._local.free
+        except AttributeError:
+            free = self._local.free = np.ones(self.n_items + 1, np.bool_)
+        free[others] = False
+        out = free.take(rows)
+        free[others] = True
+        return out
+
+
 class Ranking(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer: item ids and scores, best first, with the trace of how they were found."""
+    """The answer: item ids and scores, best first, with the trace of how they were found.
+
+    `source`: "sequence" when the model scored it, "popular" when nothing was known of the user. Scores are finite,
+    but for the caller's own candidates that the model does not know: -inf.
+    """
 
     items: tuple[str, ...]
     scores: tuple[float, ...]

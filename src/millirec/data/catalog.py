@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from millirec.data.errors import ArtifactError, DataError
@@ -136,9 +137,7 @@ class Catalog:
                     column |= {"texts": texts}
             columns[name] = column
         save_file(arrays, folder / "catalog.safetensors")
-        (folder / "catalog.json").write_bytes(
-            msgspec.json.encode({"ids": self.vocabulary.ids, "columns": columns})
-        )
+        (folder / "catalog.json").write_bytes(msgspec.json.encode({"ids": self.vocabulary.ids, "columns": columns}))
 
     @classmethod
     def load(cls, folder: Path) -> "Catalog":
@@ -147,7 +146,7 @@ class Catalog:
             head = msgspec.json.decode((folder / "catalog.json").read_bytes(), type=_Head)
             arrays = load_file(folder / "catalog.safetensors")
             features = {name: _feature(name, column, arrays) for name, column in head.columns.items()}
-        except (OSError, KeyError, ValueError, msgspec.MsgspecError) as error:
+        except (OSError, KeyError, ValueError, SafetensorError, msgspec.MsgspecError) as error:
             raise ArtifactError(
                 f"{folder.name}/catalog: cannot be read ({error})", "make the artifact again"
             ) from error

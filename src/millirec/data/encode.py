@@ -23,9 +23,7 @@ class Batch:
         return len(self.lengths)
 
 
-def encode(
-    items: Sequence[NDArray[np.int32]], times: Sequence[NDArray[np.int64]] | None, max_length: int
-) -> Batch:
+def encode(items: Sequence[NDArray[np.int32]], times: Sequence[NDArray[np.int64]] | None, max_length: int) -> Batch:
     """Pad the newest `max_length` events of each history into one batch.
 
     `items[i]` holds item rows (0 = unknown: dropped), `times[i]` the milliseconds of the same events, or None

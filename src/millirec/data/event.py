@@ -12,9 +12,7 @@ from millirec.data.errors import DataError
 Context = dict[str, str | float | int | bool]
 
 
-class Event(
-    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="interaction"
-):
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="interaction"):
     """Somebody did something with an item at a time.
 
     `time` is in milliseconds since 1970-01-01 UTC. An anonymous event has a `session` and no `user`.

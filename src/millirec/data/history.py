@@ -1,6 +1,7 @@
 """`History`: what is known of one user now. `History.append` is the reducer, offline and online."""
 
 import struct
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -45,10 +46,10 @@ class History:
         at = len(self.times)
         if at and time < self.times[-1]:
             at = int(np.searchsorted(self.times, time, side="right"))
-        self.items = np.insert(self.items, at, item)[-limits.window :]
-        self.times = np.insert(self.times, at, time)[-limits.window :]
+        self.items = _inserted(self.items, at, item)[-limits.window :]
+        self.times = _inserted(self.times, at, time)[-limits.window :]
         if not (self.seen == item).any():
-            self.seen = np.append(self.seen, np.int32(item))[-limits.seen :]
+            self.seen = _inserted(self.seen, len(self.seen), item)[-limits.seen :]
 
     def to_bytes(self) -> bytes:
         """A compact little-endian form for a key-value store."""
@@ -58,6 +59,8 @@ class History:
     @classmethod
     def from_bytes(cls, data: bytes | memoryview) -> "History":
         """The inverse of `to_bytes`. Raises ValueError for another version or a wrong length."""
+        if len(data) < _HEADER.size:
+            raise ValueError(f"not a history: {len(data)} bytes")
         version, n, m = _HEADER.unpack_from(data)
         if version != _VERSION or len(data) != _HEADER.size + 12 * n + 4 * m:
             raise ValueError(f"not a history of version {_VERSION}: {len(data)} bytes, version {version}")
@@ -65,3 +68,10 @@ class History:
         items = np.frombuffer(data, "<i4", n, at)
         times = np.frombuffer(data, "<i8", n, at + 4 * n)
         return cls(items, times, np.frombuffer(data, "<i4", m, at + 12 * n))
+
+
+def _inserted(array: NDArray[Any], at: int, value: int) -> NDArray[Any]:
+    """`np.insert` of one value, without its checks: a tenth of the time, on the path of every event."""
+    out = np.empty(len(array) + 1, array.dtype)
+    out[:at], out[at], out[at + 1 :] = array[:at], value, array[at:]
+    return out

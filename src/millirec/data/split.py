@@ -27,9 +27,7 @@ class LeaveLastOut(
 
     def __post_init__(self) -> None:
         if self.min_events < 3:
-            raise ConfigError(
-                "$.split.min_events is below 3", "a user needs one event each to train, validate, test"
-            )
+            raise ConfigError("$.split.min_events is below 3", "a user needs one event each to train, validate, test")
 
 
 class GlobalTime(
@@ -51,12 +49,29 @@ class GlobalTime(
             )
 
 
-SplitConfig = LeaveLastOut | GlobalTime
+class Given(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="given"):
+    """The split that the log's owners fixed, such as test sessions in a file of their own."""
 
 
-def split(dataset: Dataset, config: SplitConfig) -> Dataset:
-    """The data set with a role for every event. Raises DataError when a part would be empty."""
+SplitConfig = LeaveLastOut | GlobalTime | Given
+
+
+def split(dataset: Dataset, config: SplitConfig, *, again: bool = False) -> Dataset:
+    """The data set with a role for every event.
+
+    A data set that is split already is refused unless `again`. Raises DataError then, and when a part would be empty.
+    """
+    done = dataset.protocol != "none"
+    if done and not again and not isinstance(config, Given):
+        raise DataError(
+            f"{dataset.name}: split already ({dataset.protocol})",
+            'choose [split] kind = "given", or leave the test out',
+        )
     match config:
+        case Given():
+            if not done:
+                raise DataError(f"{dataset.name}: no test part is given", 'choose [split] kind = "leave-last-out"')
+            roles = dataset.roles
         case LeaveLastOut():
             roles = _leave_last_out(dataset, config)
         case GlobalTime():
@@ -64,7 +79,7 @@ def split(dataset: Dataset, config: SplitConfig) -> Dataset:
     for role, part in ((TRAIN, "training"), (VALIDATION, "validation"), (TEST, "test")):
         if not (roles == role).any():
             raise DataError(f"the {part} part of the split is empty", "use more events, or another split")
-    return dataset.with_roles(roles, protocol_name(config))
+    return dataset if isinstance(config, Given) else dataset.with_roles(roles, protocol_name(config))
 
 
 def protocol_name(config: SplitConfig) -> str:
@@ -74,6 +89,8 @@ def protocol_name(config: SplitConfig) -> str:
             return f"leave-last-out (min_events={n}, stable sort by time, file order on ties)"
         case GlobalTime(validation=v, test=t):
             return f"global-time (validation={v:g}, test={t:g})"
+        case Given():
+            return "given"
 
 
 def _leave_last_out(dataset: Dataset, config: LeaveLastOut) -> NDArray[np.uint8]:

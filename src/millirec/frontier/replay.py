@@ -70,9 +70,7 @@ def _feed(engine: Engine, dataset: Dataset, places: NDArray[np.int64]) -> None:
 def _event(dataset: Dataset, place: int) -> Event:
     seq = dataset.sequences
     user = dataset.users.vocabulary.id(int(seq.users[place]))
-    return Event(
-        user=user, item=dataset.items.vocabulary.id(int(seq.items[place])), time=int(seq.times[place])
-    )
+    return Event(user=user, item=dataset.items.vocabulary.id(int(seq.items[place])), time=int(seq.times[place]))
 
 
 def _before(dataset: Dataset, asked: Targets) -> NDArray[np.int64]:

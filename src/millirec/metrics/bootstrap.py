@@ -37,9 +37,7 @@ def confidence_interval(values: NDArray[Any], level: float = 0.95, n: int = 1000
         raise ValueError(f"level = {level}, n = {n}: the level lies between 0 and 1, n is at least 1")
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK // len(x))
-    means = [
-        x[rng.integers(0, len(x), (min(step, n - done), len(x)))].mean(axis=1) for done in range(0, n, step)
-    ]
+    means = [x[rng.integers(0, len(x), (min(step, n - done), len(x)))].mean(axis=1) for done in range(0, n, step)]
     low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(x.mean()), float(low), float(high))
 
@@ -71,9 +69,7 @@ def paired_difference(
 def _checked(values: NDArray[Any]) -> NDArray[np.float64]:
     x = np.asarray(values, np.float64)
     if x.ndim != 1 or not len(x):
-        raise DataError(
-            f"an interval over values of shape {x.shape}", "give one value for each of several users"
-        )
+        raise DataError(f"an interval over values of shape {x.shape}", "give one value for each of several users")
     if np.isnan(x).any():
         raise DataError("NaN among the values", "leave users without targets out")
     return x

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import numpy as np
@@ -12,37 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from millirec import __version__
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError
 from millirec.data.folder import new_folder, settle
+from millirec.data.lineage import Provenance, Step
 from millirec.models.config import ModelConfig, build
 
+__all__ = ["Checkpoint", "Provenance", "Step"]
+
 SCHEMA = 1
-
-
-class Step(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was done to a model: its name, its settings, and what it cost."""
-
-    name: str
-    settings: dict[str, Any]
-    millirec: str = __version__
-    seconds: float = 0.0
-
-
-class Provenance(msgspec.Struct, frozen=True, kw_only=True):
-    """Which data a model has learned from.
-
-    `source` and `split` are the settings that read it again; `fingerprint` is the hash of the whole data set;
-    `trained_until` is the time (ms) of the newest training event.
-    """
-
-    fingerprint: str
-    protocol: str
-    n_events: int
-    trained_until: int
-    source: dict[str, Any] = {}
-    split: dict[str, Any] = {}
 
 
 class _Head(msgspec.Struct, kw_only=True):
@@ -76,9 +53,7 @@ class Checkpoint:
             module.load_state_dict(self.parameters)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise ArtifactError(
-                f"parameters do not fit the config: {reason}", "make the checkpoint again"
-            ) from error
+            raise ArtifactError(f"parameters do not fit the config: {reason}", "make the checkpoint again") from error
         return module.eval()
 
     def with_provenance(self, provenance: Provenance) -> "Checkpoint":

@@ -3,6 +3,7 @@
 import logging
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,15 +18,12 @@ from millirec.models.base import Inputs, SequenceModel
 
 _SHAPES = {"items": ("batch", "length"), "lengths": ("batch",), "times": ("batch", "length")}
 OUTPUT = "user_vectors"
+_OPSET = 20
 _LIMIT = 2_000_000_000  # bytes of one protobuf file
 
 
 class _Encoder(nn.Module):
-    """`user_vectors` as a function of tensors; zeros for the fields that the network does not read.
-
-    The wrapper itself stays in training mode, with a network in evaluation mode inside: torch.export then keeps
-    a recurrent layer whole, where otherwise it unrolls it over the length of the example.
-    """
+    """`user_vectors` as a function of tensors; zeros for the fields that the network does not read."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -41,9 +39,7 @@ class _Encoder(nn.Module):
         return out
 
 
-def random_batch(
-    n_items: int, size: int, width: int, seed: int, popularity: NDArray[np.int64] | None = None
-) -> Batch:
+def random_batch(n_items: int, size: int, width: int, seed: int, popularity: NDArray[np.int64] | None = None) -> Batch:
     """Random histories (size, width) with at least one of full length, drawn by popularity when it is given."""
     rng = np.random.default_rng(seed)
     chances = None
@@ -66,42 +62,40 @@ def export(model: SequenceModel, path: Path, n_items: int) -> None:
         raise TypeError("a sequence model is an nn.Module")
     size = 4 * sum(parameter.numel() for parameter in model.parameters())
     if size > _LIMIT:
-        raise ArtifactError(
-            f"the encoder holds {size:,} bytes, a graph at most {_LIMIT:,}", "make it smaller"
-        )
+        raise ArtifactError(f"the encoder holds {size:,} bytes, a graph at most {_LIMIT:,}", "make it smaller")
     batch = Inputs.of(random_batch(n_items, 3, 7, seed=0))
-    tensors = {name: getattr(batch, name) for name in model.inputs}
+    settings: dict[str, Any] = {
+        "kwargs": {name: getattr(batch, name) for name in model.inputs},
+        "input_names": list(model.inputs),
+        "output_names": [OUTPUT],
+        "opset_version": _OPSET,
+    }
     shapes = {name: dict(enumerate(_SHAPES[name])) for name in model.inputs}
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        # torch.export unrolls a recurrent layer over the length of the example; tracing keeps it whole
+        settings |= {"dynamo": False, "dynamic_axes": shapes | {OUTPUT: {0: "batch"}}}
+    else:
+        settings |= {"dynamo": True, "dynamic_shapes": shapes, "external_data": False}
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                _Encoder(model),
-                kwargs=tensors,
-                input_names=list(model.inputs),
-                output_names=[OUTPUT],
-                dynamic_shapes=shapes,
-                dynamo=True,
-                verbose=False,
-            )
+            torch.onnx.export(_Encoder(model).eval(), (), path, verbose=False, **settings)
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"the network cannot be written as a graph: {reason}") from error
     finally:
         logger.setLevel(level)
-    if program is None:
-        raise ArtifactError("the exporter gave no graph")
-    onnx.save(_plain(program.model_proto), str(path))
+    onnx.save(_plain(onnx.load(str(path))), str(path))
 
 
 def parity_error(model: SequenceModel, path: Path, n_items: int, max_length: int) -> float:
     """The largest difference between graph and network over random batches, relative to the largest number.
 
-    Batches of 1 to 7 histories of 1, 2, ... `max_length` events, with padding where lengths differ. NaN in either
-    counts as infinite.
+    Batches of 1 to 7 histories of 1, 2, ... `max_length` events, with padding where lengths differ. NaN in
+    either counts as infinite.
     """
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     worst = 0.0
@@ -117,7 +111,7 @@ def parity_error(model: SequenceModel, path: Path, n_items: int, max_length: int
 
 
 def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Without notes about the machine that made it (paths in stack traces), so the same network gives the same bytes."""
+    """Without notes about the machine that made it, such as paths: the same network gives the same bytes."""
     proto.doc_string = ""
     for holder in (proto, proto.graph, *proto.graph.node, *proto.functions):
         del holder.metadata_props[:]

@@ -5,11 +5,31 @@ from pathlib import Path
 
 from millirec.data.dataset import Dataset
 from millirec.data.errors import ConfigError
+from millirec.data.simulate import simulate
 from millirec.data.sources.assemble import k_core
+from millirec.data.sources.log import LogConfig, read_log
 from millirec.data.sources.movielens import MovieLensConfig, read_movielens
 from millirec.data.sources.rejects import OnError, Rejects, rejects
+from millirec.data.sources.sequences import SequenceFileConfig, read_sequences
+from millirec.data.sources.sessions import SessionConfig, read_sessions
+from millirec.data.sources.tables import Columns, FeatureTable, TableConfig, read_table
+from millirec.data.world import SimulatedConfig
 
-SourceConfig = MovieLensConfig
+SourceConfig = MovieLensConfig | TableConfig | SequenceFileConfig | SessionConfig | LogConfig | SimulatedConfig
+
+__all__ = [
+    "Columns",
+    "FeatureTable",
+    "LogConfig",
+    "MovieLensConfig",
+    "OnError",
+    "SequenceFileConfig",
+    "SessionConfig",
+    "SimulatedConfig",
+    "SourceConfig",
+    "TableConfig",
+    "read",
+]
 
 
 def read(config: SourceConfig, *, on_error: OnError = "fail", rejected: Path | None = None) -> Dataset:
@@ -34,3 +54,13 @@ def _read(config: SourceConfig, sink: Rejects) -> Dataset:
     match config:
         case MovieLensConfig():
             return read_movielens(config, sink)
+        case TableConfig():
+            return read_table(config, sink)
+        case SequenceFileConfig():
+            return read_sequences(config, sink)
+        case SessionConfig():
+            return read_sessions(config, sink)
+        case LogConfig():
+            return read_log(config, sink)
+        case SimulatedConfig():
+            return simulate(config).dataset

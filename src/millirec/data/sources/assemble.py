@@ -56,7 +56,8 @@ def _rows(column: pl.Series) -> tuple[pl.Series, NDArray[np.int32]]:
 def features(ids: pl.Series, tables: Mapping[str, pl.DataFrame]) -> dict[str, Feature]:
     """Columns over a catalogue. Kinds: categorical String, multi List(String), numeric Float32, text String.
 
-    Entries that a table does not know have missing values; entries that are not in `ids` are left out.
+    A numeric column of lists is a vector an entry. Entries that a table does not know have missing values;
+    entries that are not in `ids` are left out.
     """
     out: dict[str, Feature] = {}
     for kind, table in tables.items():
@@ -68,6 +69,8 @@ def features(ids: pl.Series, tables: Mapping[str, pl.DataFrame]) -> dict[str, Fe
 
 
 def _feature(kind: str, column: pl.Series) -> Feature:
+    if kind == "numeric" and column.dtype.is_nested():
+        return _vectors(column)
     if kind == "numeric":
         numbers = column.cast(pl.Float32).fill_null(float("nan")).to_numpy()
         return Numeric(np.concatenate([[np.float32("nan")], numbers]).astype(np.float32))
@@ -80,6 +83,18 @@ def _feature(kind: str, column: pl.Series) -> Feature:
     values, codes = _coded(column.filter(column.list.len() > 0).explode())
     offsets = np.concatenate([[0, 0], np.cumsum(lengths)]).astype(np.int32)
     return MultiValued(values, codes.astype(np.int32), offsets)
+
+
+def _vectors(column: pl.Series) -> Numeric:
+    """Vectors of one width. Raises DataError when their widths differ."""
+    widths = column.drop_nulls().list.len().unique()
+    if len(widths) > 1:
+        raise DataError(f"feature `{column.name}`: vectors of {widths.to_list()[:4]} numbers", "give all one width")
+    width = int(widths[0]) if len(widths) else 1
+    out = np.full((len(column) + 1, width), np.nan, np.float32)
+    known = column.is_not_null()
+    out[1:][known.to_numpy()] = column.drop_nulls().explode().to_numpy().reshape(-1, width)
+    return Numeric(out)
 
 
 def _coded(column: pl.Series) -> tuple[tuple[str, ...], NDArray[np.int32]]:
@@ -112,9 +127,7 @@ def k_core(data: Dataset, min_user: int, min_item: int) -> Dataset:
     users_, user_rows = _narrow(data.users, log.users)
     items_, item_rows = _narrow(data.items, log.items)
     log = Interactions(user_rows, item_rows, log.times, log.values)
-    return Dataset(
-        log, items_, users_, data.roles[kept], data.name, data.protocol, data.rejected, timed=data.timed
-    )
+    return Dataset(log, items_, users_, data.roles[kept], data.name, data.protocol, data.rejected, timed=data.timed)
 
 
 def _narrow(catalog: Catalog, rows: NDArray[np.int32]) -> tuple[Catalog, NDArray[np.int32]]:

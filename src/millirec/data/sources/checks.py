@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, Protocol
 
+import msgspec
 import polars as pl
 
 TimeUnit = Literal["s", "ms", "us", "ns", "iso"]
@@ -18,21 +19,29 @@ MAX_ID = 1000
 _MS = {"s": 1000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 
 
+class Checks(Protocol):
+    """Turns columns as they stand in a file (`columns`: our name -> the file's name) into typed, judged ones."""
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Our names and the file's."""
+
+    def check(self, rows: pl.LazyFrame, keep: Sequence[str] = ()) -> pl.LazyFrame:
+        """Typed columns and `REASON`: why a row is bad, null when it is not. `keep` are passed through.
+
+        Rows may come with a reason already; that one stands.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """`columns` maps user, item, time, value (the last two may be absent) to the names in the file.
-
-    `names` are the file's headings of user and item, to notice a heading that stands again further down.
-    """
+    """Of events: `columns` has user and item, and perhaps time and value. `unit` is that of the times."""
 
     columns: dict[str, str]
     unit: TimeUnit = "s"
 
     def check(self, rows: pl.LazyFrame, keep: Sequence[str] = ()) -> pl.LazyFrame:
-        """`user`, `item` String, `time` Int64 ms, `value` Float32, and why a row is bad (null when it is not).
-
-        Rows may come with a reason already; that one stands.
-        """
+        """`user`, `item` String, `time` Int64 ms, `value` Float32, and `REASON`."""
         schema = rows.collect_schema()
         reasons = [pl.col(REASON)]
         if self._headed():
@@ -40,7 +49,7 @@ class Rules:
             reasons.append(_when(pl.all_horizontal(both), pl.lit("the heading stands here again")))
         out = []
         for name in ("user", "item"):
-            reasons += self._id_reasons(name)
+            reasons += id_reasons(name, self.columns[name])
             out.append(pl.col(name).cast(pl.String))
         if "time" in self.columns:
             time = _milliseconds(pl.col("time"), schema["time"], self.unit)
@@ -49,34 +58,91 @@ class Rules:
         if "value" in self.columns:
             value = pl.col("value").cast(pl.Float32, strict=False)
             wrong = (pl.col("value").is_not_null() & value.is_null()) | value.is_infinite()
-            reasons.append(_when(wrong, self._said("value", "is not a number")))
+            reasons.append(_when(wrong, said("value", self.columns["value"], "is not a number")))
             out.append(value.fill_null(float("nan")).alias("value"))
         return rows.select(*out, pl.coalesce(reasons).alias(REASON), *keep)
 
     def _headed(self) -> bool:
         return not self.columns["user"].isdigit()
 
-    def _id_reasons(self, name: str) -> list[pl.Expr]:
-        text = pl.col(name).cast(pl.String)
-        said = self.columns[name]
-        return [
-            _when(text.is_null() | (text.str.len_bytes() == 0), pl.lit(f"`{said}` is empty")),
-            _when(text.str.len_bytes() > MAX_ID, pl.lit(f"`{said}` is longer than {MAX_ID} bytes")),
-        ]
-
     def _time_reasons(self, time: pl.Expr) -> list[pl.Expr]:
-        said = self.columns["time"]
+        name = self.columns["time"]
         kind = "a time (ISO 8601)" if self.unit == "iso" else "a number"
         return [
-            _when(pl.col("time").is_null(), pl.lit(f"`{said}` is empty")),
-            _when(time.is_null(), self._said("time", f"is not {kind}")),
-            _when(time < 0, self._said("time", "is before 1970")),
-            _when(time > LATEST, self._said("time", "is after the year 2100: wrong unit?")),
+            _when(pl.col("time").is_null(), pl.lit(f"`{name}` is empty")),
+            _when(time.is_null(), said("time", name, f"is not {kind}")),
+            _when(time < 0, said("time", name, "is before 1970")),
+            _when(time > LATEST, said("time", name, "is after the year 2100 (is the unit right?)")),
         ]
 
-    def _said(self, name: str, what: str) -> pl.Expr:
-        shown = pl.col(name).cast(pl.String).str.slice(0, 40)
-        return pl.format("`{}` = {} " + what, pl.lit(self.columns[name]), shown)
+
+@dataclass(frozen=True, slots=True)
+class FeatureRules:
+    """Of a table of features: `columns` has `id` and the features, `kinds` says what each feature is.
+
+    `separator` parts the values of a multi-valued feature that is a text.
+    """
+
+    columns: dict[str, str]
+    kinds: dict[str, str]
+    separator: str = "|"
+
+    def check(self, rows: pl.LazyFrame, keep: Sequence[str] = ()) -> pl.LazyFrame:
+        """`id` String; categorical and text String, multi List(String), numeric Float32 or a list; `REASON`."""
+        schema = rows.collect_schema()
+        reasons = [pl.col(REASON), *id_reasons("id", self.columns["id"])]
+        out = [pl.col("id").cast(pl.String)]
+        for name, kind in self.kinds.items():
+            column, nested = pl.col(name), schema[name].is_nested()
+            if kind == "multi":
+                out.append(column.cast(pl.List(pl.String)) if nested else _parted(column, self.separator))
+            elif kind == "numeric" and not nested:
+                number = column.cast(pl.Float32, strict=False)
+                wrong = column.is_not_null() & (number.is_null() | number.is_infinite())
+                reasons.append(_when(wrong, said(name, self.columns[name], "is not a number")))
+                out.append(number.alias(name))
+            elif kind == "numeric":
+                out.append(column.cast(pl.List(pl.Float32)))
+            else:
+                out.append(column.cast(pl.String))
+        return rows.select(*out, pl.coalesce(reasons).alias(REASON), *keep)
+
+
+def _parted(column: pl.Expr, separator: str) -> pl.Expr:
+    """The values in a text: parted by the separator, or a JSON list."""
+    text = column.cast(pl.String)
+    parts = text.str.split(separator).list.filter(pl.element().str.len_bytes() > 0)
+    listed = text.map_batches(_json_lists, return_dtype=pl.List(pl.String))
+    return pl.when(text.str.starts_with("[")).then(listed).otherwise(parts)
+
+
+def _json_lists(column: pl.Series) -> pl.Series:
+    return pl.Series(column.name, [_json_list(text) for text in column], dtype=pl.List(pl.String))
+
+
+def _json_list(text: str | None) -> list[str] | None:
+    if text is None or not text.startswith("["):
+        return None
+    try:
+        values = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return None
+    return [v if isinstance(v, str) else msgspec.json.encode(v).decode() for v in values if v is not None]
+
+
+def id_reasons(name: str, called: str) -> list[pl.Expr]:
+    """An id must not be empty or endless."""
+    text = pl.col(name).cast(pl.String)
+    return [
+        _when(text.is_null() | (text.str.len_bytes() == 0), pl.lit(f"`{called}` is empty")),
+        _when(text.str.len_bytes() > MAX_ID, pl.lit(f"`{called}` is longer than {MAX_ID} bytes")),
+    ]
+
+
+def said(name: str, called: str, what: str) -> pl.Expr:
+    """A reason that shows the value."""
+    shown = pl.col(name).cast(pl.String).str.slice(0, 40)
+    return pl.format("`{}` = {} " + what, pl.lit(called), shown)
 
 
 def _when(condition: pl.Expr, reason: pl.Expr) -> pl.Expr:

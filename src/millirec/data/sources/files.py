@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, cast
 
 import numpy as np
 
@@ -19,6 +19,7 @@ MAX_LINE = 1 << 20
 """Bytes; a longer line is taken for damage."""
 
 _CHUNK = 1 << 22
+_GZIP = b"\x1f\x8b"
 _BROKEN = (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile)
 
 
@@ -43,7 +44,7 @@ class File:
         return name
 
     @contextlib.contextmanager
-    def open(self) -> Iterator[IO[bytes]]:
+    def open(self) -> Iterator[BinaryIO]:
         """The bytes, decompressed. Raises DataError when missing, unreadable or (while reading) truncated."""
         with contextlib.ExitStack() as stack:
             try:
@@ -56,15 +57,21 @@ class File:
                 raise DataError(f"{self.label}: {error.strerror or error}", "check path and rights") from error
             yield stream
 
-    def _stream(self, stack: contextlib.ExitStack) -> IO[bytes]:
+    def _stream(self, stack: contextlib.ExitStack) -> BinaryIO:
         if self.member is not None:
             archive = stack.enter_context(zipfile.ZipFile(self.path))
-            stream: IO[bytes] = stack.enter_context(archive.open(self.member))
+            stream = cast(BinaryIO, stack.enter_context(archive.open(self.member)))
             if not self.member.endswith(".gz"):
                 return stream
-            return stack.enter_context(gzip.GzipFile(fileobj=stream))
+            return cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=stream)))
         raw = stack.enter_context(self.path.open("rb"))
-        return stack.enter_context(gzip.GzipFile(fileobj=raw)) if raw.peek(2)[:2] == b"\x1f\x8b" else raw
+        if not self._gzipped():
+            return raw
+        return cast(BinaryIO, stack.enter_context(gzip.GzipFile(fileobj=raw)))
+
+    def _gzipped(self) -> bool:
+        with self.path.open("rb") as raw:
+            return raw.read(2) == _GZIP
 
     @contextlib.contextmanager
     def plain(self, encoding: str = "utf-8") -> Iterator[Path]:
@@ -73,7 +80,7 @@ class File:
         Raises DataError when the archive is truncated (with the last whole line) or the file is empty.
         """
         with self.open() as stream, contextlib.ExitStack() as stack:
-            if self.member is None and not isinstance(stream, gzip.GzipFile):
+            if self.member is None and not self._gzipped():
                 path = self.path
             else:
                 path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="millirec-"))) / "plain"
@@ -85,7 +92,7 @@ class File:
                 raise DataError(f"{self.label}: the file is empty", "check how it was made")
             yield path
 
-    def _copy(self, stream: IO[bytes], path: Path) -> None:
+    def _copy(self, stream: BinaryIO, path: Path) -> None:
         lines = 0
         with path.open("wb") as out:
             try:

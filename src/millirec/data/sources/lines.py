@@ -13,7 +13,7 @@ import msgspec
 import polars as pl
 
 from millirec.data.errors import DataError
-from millirec.data.sources.checks import LINE, REASON, TEXT, Rules
+from millirec.data.sources.checks import LINE, REASON, TEXT, Checks
 from millirec.data.sources.files import MAX_LINE, File, clean
 from millirec.data.sources.rejects import Rejects
 
@@ -42,15 +42,20 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class JsonLines:
-    """An object a line; fields that are not asked for do not matter."""
+    """An object a line; fields that are not asked for do not matter.
+
+    `nested`: fields may hold lists, which then come as JSON text.
+    """
+
+    nested: bool = False
 
 
-def read_lines(file: File, path: Path, layout: Layout | JsonLines, rules: Rules, rejects: Rejects) -> pl.DataFrame:
+def read_lines(file: File, path: Path, layout: Layout | JsonLines, rules: Checks, rejects: Rejects) -> pl.DataFrame:
     """The checked columns that `rules` asks for; `path` holds the plain bytes of `file`.
 
     Raises DataError at the first bad line, or sets bad lines aside, as `rejects` says.
     """
-    if clean(path):
+    if clean(path) and not (isinstance(layout, JsonLines) and layout.nested):
         frame = _fast(path, layout, rules)
         if frame is not None:
             return frame
@@ -60,7 +65,7 @@ def read_lines(file: File, path: Path, layout: Layout | JsonLines, rules: Rules,
     return pl.concat(frames)
 
 
-def _fast(path: Path, layout: Layout | JsonLines, rules: Rules) -> pl.DataFrame | None:
+def _fast(path: Path, layout: Layout | JsonLines, rules: Checks) -> pl.DataFrame | None:
     """Everything at once; None when anything at all looks wrong."""
     try:
         lazy = _scan_json(path, rules) if isinstance(layout, JsonLines) else _scan(path, layout, rules)
@@ -72,7 +77,7 @@ def _fast(path: Path, layout: Layout | JsonLines, rules: Rules) -> pl.DataFrame 
     return frame.drop(REASON)
 
 
-def _scan(path: Path, layout: Layout, rules: Rules) -> pl.LazyFrame:
+def _scan(path: Path, layout: Layout, rules: Checks) -> pl.LazyFrame:
     separator, names = layout.separator, list(layout.columns)
     if separator == "::":  # Polars takes one byte: read empty fields between the colons, and check them
         separator = ":"
@@ -92,14 +97,16 @@ def _scan(path: Path, layout: Layout, rules: Rules) -> pl.LazyFrame:
     return lazy.select(*wanted, pl.when(ragged).then(pl.lit("fields")).alias(REASON))
 
 
-def _scan_json(path: Path, rules: Rules) -> pl.LazyFrame:
+def _scan_json(path: Path, rules: Checks) -> pl.LazyFrame:
     schema = dict.fromkeys(rules.columns.values(), pl.String())
     wanted = [pl.col(source).alias(name) for name, source in rules.columns.items()]
     return pl.scan_ndjson(path, schema=schema).select(*wanted, pl.lit(None, pl.String).alias(REASON))
 
 
 @dataclass(slots=True)
-class _Record:
+class Record:
+    """A line or more of a file: its number, its bytes, its true size, and what is wrong with it already."""
+
     line: int
     text: bytes
     size: int
@@ -107,9 +114,9 @@ class _Record:
 
 
 def _careful(
-    file: File, path: Path, layout: Layout | JsonLines, rules: Rules, rejects: Rejects
+    file: File, path: Path, layout: Layout | JsonLines, rules: Checks, rejects: Rejects
 ) -> Iterator[pl.DataFrame]:
-    rows: list[tuple[str | None, ...]] = []
+    rows: list[tuple[str | int | None, ...]] = []
     size = 0
     wanted = list(rules.columns.values())
     with path.open("rb") as stream:
@@ -126,9 +133,7 @@ def _careful(
         yield _judge(file, rows, rules, rejects)
 
 
-def _judge(
-    file: File, rows: list[tuple[str | None, ...]], rules: Rules, rejects: Rejects
-) -> pl.DataFrame:
+def _judge(file: File, rows: list[tuple[str | int | None, ...]], rules: Checks, rejects: Rejects) -> pl.DataFrame:
     schema = dict.fromkeys([*rules.columns, REASON], pl.String()) | {LINE: pl.Int64(), TEXT: pl.String()}
     frame = rules.check(pl.DataFrame(rows, schema=schema, orient="row").lazy(), keep=(LINE, TEXT)).collect()
     bad = frame.filter(pl.col(REASON).is_not_null())
@@ -137,9 +142,7 @@ def _judge(
     return frame.filter(pl.col(REASON).is_null()).drop(REASON, LINE, TEXT)
 
 
-def _fields(
-    record: _Record, layout: Layout | JsonLines, wanted: list[str]
-) -> tuple[list[str | None], str | None]:
+def _fields(record: Record, layout: Layout | JsonLines, wanted: list[str]) -> tuple[list[str | None], str | None]:
     """The wanted fields of a record, or what is wrong with it."""
     nothing: list[str | None] = [None] * len(wanted)
     if record.reason:
@@ -158,7 +161,7 @@ def _fields(
         return nothing, str(error)
     if len(fields) != len(layout.columns):
         return nothing, f"{len(fields)} fields instead of {len(layout.columns)}"
-    at = {name: value for name, value in zip(layout.columns, fields, strict=True)}
+    at = dict(zip(layout.columns, fields, strict=True))
     return [at[name] or None for name in wanted], None
 
 
@@ -178,12 +181,12 @@ def _json_fields(text: str, wanted: list[str]) -> tuple[list[str | None], str | 
     return found, None
 
 
-def _records(stream: IO[bytes], layout: Layout | JsonLines) -> Iterator[_Record]:
+def _records(stream: IO[bytes], layout: Layout | JsonLines) -> Iterator[Record]:
     """One record a line, but for quoted fields that go over several lines."""
-    lines = _numbered(stream)
+    lines = numbered(stream)
     quoted = isinstance(layout, Layout) and layout.quoted
     header = isinstance(layout, Layout) and layout.header
-    ahead: list[_Record] = []
+    ahead: list[Record] = []
     while (record := ahead.pop(0) if ahead else next(lines, None)) is not None:
         if record.line == 1:
             record.text = record.text.removeprefix(_BOM)
@@ -195,9 +198,9 @@ def _records(stream: IO[bytes], layout: Layout | JsonLines) -> Iterator[_Record]
             yield record
 
 
-def _closed(first: _Record, ahead: list[_Record], lines: Iterator[_Record]) -> _Record:
+def _closed(first: Record, ahead: list[Record], lines: Iterator[Record]) -> Record:
     """A record whose quotes close on a later line; else its first line alone is bad and reading goes on after."""
-    taken: list[_Record] = []
+    taken: list[Record] = []
     text = first.text
     while len(text) <= MAX_LINE // 8 and len(taken) < 100:
         following = ahead.pop(0) if ahead else next(lines, None)
@@ -208,21 +211,21 @@ def _closed(first: _Record, ahead: list[_Record], lines: Iterator[_Record]) -> _
             break
         text += following.text
         if text.count(b'"') % 2 == 0:
-            return _Record(first.line, text, len(text))
+            return Record(first.line, text, len(text))
     ahead[:0] = taken
-    return _Record(first.line, first.text, first.size, "a quote is never closed")
+    return Record(first.line, first.text, first.size, "a quote is never closed")
 
 
-def _numbered(stream: IO[bytes]) -> Iterator[_Record]:
+def numbered(stream: IO[bytes]) -> Iterator[Record]:
     """Lines with their numbers, counted from 1. Of a line above MAX_LINE only the beginning is kept."""
     number = 0
     while head := stream.readline(MAX_LINE + 1):
         number += 1
         size = len(head)
         if size <= MAX_LINE:
-            yield _Record(number, head, size)
+            yield Record(number, head, size)
             continue
         piece = head
         while not piece.endswith(b"\n") and (piece := stream.readline(MAX_LINE)):
             size += len(piece)
-        yield _Record(number, head[:20_000], size, f"a line of {size:,} bytes (at most {MAX_LINE:,})")
+        yield Record(number, head[:20_000], size, f"a line of {size:,} bytes (at most {MAX_LINE:,})")

@@ -9,21 +9,21 @@ import polars as pl
 
 from millirec.data.dataset import Dataset
 from millirec.data.errors import DataError
+from millirec.data.filters import Filters
 from millirec.data.sources import assemble
 from millirec.data.sources.checks import Rules
 from millirec.data.sources.files import File, find, is_zip, one
 from millirec.data.sources.lines import Layout, read_lines
 from millirec.data.sources.rejects import Rejects
-from millirec.data.sources.shared import Filters
 
 _RATINGS = ("ratings.dat", "u.data", "ratings.csv")
 _MOVIES = ("movies.dat", "u.item", "movies.csv")
 _USERS = ("users.dat", "u.user")
 _YEAR = re.compile(r"\((\d{4})\)\s*$")
 _GENRES_100K = (
-    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy Film-Noir Horror "
-    "Musical Mystery Romance Sci-Fi Thriller War Western"
-).split()
+    *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
+    *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
+)
 _AGES = ("gender", "age", "occupation")
 
 
@@ -55,9 +55,7 @@ def read_movielens(config: MovieLensConfig, rejects: Rejects) -> Dataset:
 
 def _ratings(path: Path) -> tuple[File, Path]:
     """The ratings file, and the folder or archive in which its sisters lie."""
-    if path.is_dir():
-        around = path
-    elif path.exists() and is_zip(path) and not path.name.startswith(("ratings.", "u.data")):
+    if path.is_dir() or (path.exists() and is_zip(path) and not path.name.startswith(("ratings.", "u.data"))):
         around = path
     else:
         return one(path), path.parent

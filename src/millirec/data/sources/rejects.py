@@ -18,8 +18,8 @@ _KEPT = 10_000
 class Rejects:
     """Takes bad rows: raises at the first one ("fail"), or counts them and writes them aside ("skip").
 
-    The file is JSON lines: `{"file", "line", "reason", "text"}`; a text above 10,000 bytes is cut, with its length
-    in `bytes`.
+    The file is JSON lines: `{"file", "line" (or "row"), "reason", "text"}`; a text above 10,000 bytes is cut, and the
+    reason tells its length.
     """
 
     def __init__(self, on_error: OnError, path: Path | None) -> None:
@@ -33,23 +33,21 @@ class Rejects:
         """Whether reading goes on after a bad row."""
         return self.on_error == "skip"
 
-    def add(self, label: str, line: int, reason: str, text: bytes, mend: str = "") -> None:
-        """One bad row. Raises DataError unless skipping."""
+    def add(self, label: str, line: int, reason: str, text: bytes, *, what: str = "line") -> None:
+        """One bad row. Raises DataError unless skipping. `what` is counted: "line", or "row" of a binary table."""
         if not self.skipping:
             shown = text[:_SHOWN].decode("utf-8", "backslashreplace").rstrip("\r\n")
             raise DataError(
-                f"{label}: line {line:,}: {reason} in {shown!r}{'...' if len(text) > _SHOWN else ''}",
-                mend or 'mend the line, or set it aside with on_error = "skip" (--on-error skip)',
+                f"{label}: {what} {line:,}: {reason} in {shown!r}{'...' if len(text) > _SHOWN else ''}",
+                f"mend the {what}, or set bad rows aside with --on-error skip",
             )
         self.count += 1
         row = {
             "file": label,
-            "line": line,
+            what: line,
             "reason": reason,
             "text": text[:_KEPT].decode("utf-8", "backslashreplace").rstrip("\r\n"),
         }
-        if len(text) > _KEPT:
-            row["bytes"] = len(text)
         self._stream(label).write(msgspec.json.encode(row) + b"\n")
 
     def _stream(self, label: str) -> IO[bytes]:

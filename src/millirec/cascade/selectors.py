@@ -1,0 +1,32 @@
+"""Selectors: which of the scored candidates are answered, and in which order."""
+
+import msgspec
+import numpy as np
+
+from millirec.cascade.query import Candidates
+
+
+class TopKSelector(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="top-k"
+):
+    """The k best scores, best first; equal scores keep the order of their source."""
+
+
+SelectorConfig = TopKSelector
+
+
+def top_k(candidates: Candidates, k: int) -> Candidates:
+    """The `k` best, best first. NaN sinks to the bottom; equal scores keep their order."""
+    rows, scores = candidates.rows, candidates.scores
+    if candidates.ordered:
+        return Candidates(rows[:k], scores[:k], candidates.source, True)
+    lost = np.isnan(scores)
+    if lost.any():
+        scores = np.where(lost, np.float32(-np.inf), scores)
+    if len(rows) > max(4 * k, 512):
+        # A partition finds the k-th best; the ties at that place are all kept for the stable sort below.
+        least = np.partition(scores, len(scores) - k)[len(scores) - k]
+        best = np.flatnonzero(scores >= least)
+        rows, scores = rows[best], scores[best]
+    order = np.argsort(-scores, kind="stable")[:k]
+    return Candidates(rows[order], scores[order], candidates.source)

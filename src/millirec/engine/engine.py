@@ -1,0 +1,241 @@
+"""`Engine`: observe, recommend, swap. The one place where a bundle meets the state of users."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from time import perf_counter
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from millirec.bundle import Bundle
+from millirec.cascade.query import Asked, Query, Ranking, Stage, Trace
+from millirec.data.encode import Batch
+from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
+from millirec.data.event import Record, state_key
+from millirec.engine.batcher import encode_all
+from millirec.engine.loaded import Loaded
+from millirec.engine.state import StateStore
+
+_NONE = np.empty(0, np.int32)
+_NEVER = np.empty(0, np.int64)
+
+
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of a question, and how the encoder runs.
+
+    `max_k`: items of one answer. `max_items`: ids in each list of a question. `threads`: cores for one encoder
+    call. `max_batch`, `max_padding`: see `batcher.groups`.
+    """
+
+    max_k: int = 1_000
+    max_items: int = 10_000
+    threads: int = 1
+    max_batch: int = 8
+    max_padding: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name in ("max_k", "max_items", "threads", "max_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"$.{name} = {getattr(self, name)}", "choose at least 1")
+        if not 0 <= self.max_padding < 1:
+            raise ConfigError(f"$.max_padding = {self.max_padding}", "choose a share from 0 to below 1")
+
+
+@dataclass(slots=True)
+class _Turn:
+    """One question on its way: its place in the batch, and the history that stands for its user, in rows."""
+
+    place: int
+    query: Query
+    asked: Asked
+    items: NDArray[np.int32]
+    times: NDArray[np.int64]
+    key: bytes | None
+
+
+class Engine:
+    """Answers questions from a bundle and a state store; thread-safe. It owns the store: `close` closes it."""
+
+    def __init__(self, bundle: Bundle, store: StateStore, settings: EngineSettings | None = None) -> None:
+        self.store, self.settings = store, settings or EngineSettings()
+        self._loaded = self._load(bundle)
+
+    @property
+    def bundle(self) -> Bundle:
+        """The bundle that answers now."""
+        return self._loaded.bundle
+
+    def submit(self, records: Sequence[Record]) -> Future[int]:
+        """Hand records over; see `StateStore.submit`."""
+        return self.store.submit(records)
+
+    def observe(self, record: Record) -> None:
+        """Take in one record; returns when it is durable and the next answer of every process has seen it."""
+        self.store.append([record])
+
+    def recommend(self, query: Query) -> Ranking:
+        """The answer to one question. Raises QueryError when it cannot be answered as it was put."""
+        answer = self.recommend_many([query])[0]
+        if isinstance(answer, MillirecError):
+            raise answer
+        return answer
+
+    def recommend_many(self, queries: Sequence[Query]) -> list[Ranking | MillirecError]:
+        """Answers in the order of the questions. A question that cannot be answered gets its error instead.
+
+        All are answered from one snapshot of the state, by one bundle, with as few encoder calls as pay.
+        """
+        loaded = self._loaded
+        answers: dict[int, Ranking | MillirecError] = {}
+        turns: list[_Turn] = []
+        started = perf_counter()
+        for place, query in enumerate(queries):
+            try:
+                turns.append(self._turn(loaded, place, query))
+            except MillirecError as error:
+                answers[place] = error
+        try:
+            self._remember(loaded, turns)
+        except ArtifactError as error:  # one damaged state must not spoil the others
+            if len(queries) == 1:
+                return [error]
+            return [answer for query in queries for answer in self.recommend_many([query])]
+        for turn in turns:
+            try:
+                self._narrow(loaded, turn)
+            except MillirecError as error:
+                answers[turn.place] = error
+        turns = [turn for turn in turns if turn.place not in answers]
+        read = perf_counter()
+        vectors = self._encode(loaded, turns)
+        times = ((read - started) * 1e6, (perf_counter() - read) * 1e6)
+        for turn, vector in zip(turns, vectors, strict=True):
+            turn.asked.vector = vector
+            turn.asked.before = _before(turn, *times)
+        rankings = loaded.cascade.run([turn.asked for turn in turns])
+        for turn, ranking in zip(turns, rankings, strict=True):
+            answers[turn.place] = ranking
+        return [answers[place] for place in range(len(queries))]
+
+    def similar(self, item: str, k: int = 10) -> Ranking:
+        """The `k` available items whose vectors point most nearly the same way (cosine), best first.
+
+        Raises NotFoundError when the bundle does not know the item, QueryError for a bad `k`.
+        """
+        self._check_k(k)
+        loaded = self._loaded
+        vocabulary = loaded.bundle.catalog.vocabulary
+        row = vocabulary.row(item)
+        if not row:
+            raise NotFoundError(f"item {item!r} is not in the bundle", "ask for an item of its catalogue")
+        started = perf_counter()
+        loaded.catch_up(self.store.read([], len(loaded.rows), loaded.version))
+        rows, scores = loaded.cosines(row, k)
+        n = len(rows)
+        if loaded.available is not None:
+            there = loaded.available[rows]
+            rows, scores = rows[there], scores[there]
+        rows, scores = rows[:k], scores[:k]
+        took = (perf_counter() - started) * 1e6
+        return Ranking(
+            items=tuple([vocabulary.ids[row - 1] for row in rows.tolist()]),
+            scores=tuple(scores.tolist()),
+            source="similar",
+            trace=(Stage("similar", n, len(rows), took),),
+        )
+
+    def swap(self, bundle: Bundle) -> None:
+        """Answer from another bundle from now on; questions under way end on the old one.
+
+        The new bundle is loaded and warm before the old one goes. Raises ArtifactError when it does not load.
+        """
+        self._loaded = self._load(bundle)
+
+    def close(self) -> None:
+        """Commit what is waiting and close the store."""
+        self.store.close()
+
+    def _load(self, bundle: Bundle) -> Loaded:
+        window = self.store.settings.limits.window
+        if window < bundle.max_length:
+            raise ConfigError(
+                f"$.limits.window = {window} keeps fewer events than the bundle reads ({bundle.max_length})",
+                f"set it to {bundle.max_length} or more",
+            )
+        loaded = Loaded(bundle, self.settings.threads)
+        loaded.catch_up(self.store.read([]))
+        one = np.ones((1, 1), np.int32)
+        loaded.runner.encode(Batch(one, one[0], one.astype(np.int64)))
+        return loaded
+
+    def _turn(self, loaded: Loaded, place: int, query: Query) -> _Turn:
+        """Check a question and take from it what needs no state."""
+        self._check_k(query.k)
+        for name in ("items", "exclude", "include", "candidates"):
+            ids = getattr(query, name)
+            if ids is not None and len(ids) > self.settings.max_items:
+                raise QueryError(f"{name}: {len(ids)} ids, at most {self.settings.max_items} are taken", "send fewer")
+        asked = Asked(query.k, None, _NONE, _NONE)
+        if query.items is None:
+            key = state_key(query.user, query.session) if query.user or query.session else None
+            return _Turn(place, query, asked, _NONE, _NEVER, key)
+        rows = loaded.bundle.catalog.vocabulary.rows(query.items)
+        if not query.keep_seen:
+            asked.seen = rows
+        return _Turn(place, query, asked, rows, np.zeros(len(rows), np.int64), None)
+
+    def _remember(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
+        """Read the histories of all questions, and what is new of items, from one snapshot."""
+        stored = [turn for turn in turns if turn.key is not None]
+        keys = [turn.key for turn in stored if turn.key is not None]
+        snapshot = self.store.read(keys, len(loaded.rows), loaded.version)
+        loaded.catch_up(snapshot)
+        for turn, history in zip(stored, snapshot.histories, strict=True):
+            turn.items, turn.times = loaded.rows[history.items], history.times
+            if not turn.query.keep_seen:
+                turn.asked.seen = loaded.rows[history.seen]
+
+    def _narrow(self, loaded: Loaded, turn: _Turn) -> None:
+        """The filters of a question, in rows. After `catch_up`, so that they know the newest fields."""
+        query, asked = turn.query, turn.asked
+        rows = loaded.bundle.catalog.vocabulary.rows
+        asked.available = loaded.available
+        if query.exclude:
+            asked.exclude = rows(query.exclude)
+        if query.include is not None:
+            asked.include = rows(query.include)
+        if query.where:
+            asked.where = loaded.where(query.where)
+        if query.candidates is not None:
+            excluded = set(query.exclude)
+            asked.names = tuple([name for name in query.candidates if name not in excluded])
+            asked.candidates = rows(asked.names)
+
+    def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
+        if not loaded.cascade.wants_vector:
+            return [None] * len(turns)
+        return encode_all(
+            loaded.runner.encode,
+            [turn.items for turn in turns],
+            [turn.times for turn in turns] if loaded.timed else None,
+            loaded.bundle.max_length,
+            self.settings.max_batch,
+            self.settings.max_padding,
+        )
+
+    def _check_ids(self, name: str, ids: Sequence[str] | None) -> None:
+        if ids and len(ids) > self.settings.max_items:
+            raise QueryError(f"{name}: {len(ids)} ids, at most {self.settings.max_items} are taken", "send fewer")
+
+    def _check_k(self, k: int) -> None:
+        if not 1 <= k <= self.settings.max_k:
+            raise QueryError(f"k = {k}", f"choose 1 to {self.settings.max_k}")
+
+
+def _before(turn: _Turn, state_us: float, encode_us: float) -> Trace:
+    """The stages before the cascade: events read from the state, and those that the model knows."""
+    known = int(np.count_nonzero(turn.items))
+    encoded = int(turn.asked.vector is not None)
+    return (Stage("state", len(turn.items), known, state_us), Stage("encode", known, encoded, encode_us))

@@ -1,0 +1,164 @@
+"""`Service`: the one open engine of a worker, and whether it may be asked just now."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from millirec import bundle as bundles
+from millirec.cascade.query import Query, Ranking
+from millirec.data.errors import MillirecError
+from millirec.data.event import Record
+from millirec.data.history import HistoryLimits
+from millirec.engine.engine import Engine
+from millirec.engine.state import StateStore, StoreSettings
+from millirec.server.fault import not_ready, stopping, too_many
+from millirec.server.monitor import Monitor
+from millirec.server.report import PARENT
+from millirec.server.settings import ServerSettings
+from millirec.server.turn import Turn
+from millirec.server.wire import RankedResponse, scored
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Service:
+    """Opened in the background, so that /health/live answers from the first moment.
+
+    `on_ready(model, version)` is called once the engine is open and warm, `on_failure(error)` when it cannot be.
+    """
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        on_ready: Callable[[str, str], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.settings, self.monitor = settings, Monitor()
+        self.in_flight, self.is_stopping = 0, False
+        self.model = self.version = ""
+        self._on_ready, self._on_failure = on_ready, on_failure
+        self.on_start: Callable[[], None] = lambda: None
+        self._engine: Engine | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self.pid, parent = os.getpid(), os.environ.get(PARENT)
+        self.parent = int(parent) if parent else None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether questions are answered."""
+        return self._engine is not None and not self.is_stopping
+
+    @property
+    def engine(self) -> Engine:
+        """The open engine. Raises `Fault` 503 before that."""
+        if self._engine is None:
+            raise not_ready()
+        return self._engine
+
+    def start(self) -> None:
+        """Open the engine in a thread; count what was noted every second."""
+        self.on_start()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._open()), loop.create_task(self._tick())]
+
+    async def stop(self) -> None:
+        """Commit what is pending and close. No answer is given after this."""
+        self.is_stopping = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self.monitor.stopped()
+        self.monitor.flush(0)
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            await asyncio.to_thread(engine.close)
+
+    async def _open(self) -> None:
+        opening = asyncio.get_running_loop().run_in_executor(None, open_engine, self.settings)
+        try:
+            engine = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            engine = await opening
+            engine.close()
+            raise
+        except BaseException as error:
+            self._on_failure(error)
+            return
+        self.turn = Turn(asyncio.get_running_loop(), self._answer, self.settings.max_batch, self.monitor.batch)
+        self.model, self.version = engine.bundle.name, engine.bundle.version
+        self._engine = engine
+        self.monitor.ready(self.model, self.version)
+        self._on_ready(self.model, self.version)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            self.monitor.flush(self.in_flight)
+
+    def enter(self) -> None:
+        """Admit one more request, or raise `Fault` 429 or 503."""
+        if self.in_flight >= self.settings.max_in_flight:
+            raise too_many(self.settings.max_in_flight)
+        if self._engine is None:
+            raise stopping() if self.is_stopping else not_ready()
+        self.in_flight += 1
+
+    def leave(self) -> None:
+        """A request was answered or failed."""
+        self.in_flight -= 1
+
+    async def submit(self, records: Sequence[Record]) -> int:
+        """Give records to the group commit; returns how many are durable."""
+        accepted = await asyncio.wrap_future(self.engine.submit(records))
+        self.monitor.accepted.inc(accepted)
+        return accepted
+
+    def _answer(self, queries: Sequence[Query]) -> Sequence[Ranking | MillirecError]:
+        return self.engine.recommend_many(queries)
+
+    def ranked(
+        self,
+        ranking: Ranking,
+        started: float,
+        k: int | None = None,
+        *,
+        explain: bool = False,
+        trace: bool = False,
+    ) -> bytes:
+        """The JSON of a ranking; its trace goes to the monitor."""
+        self.monitor.trace(ranking.trace)
+        items = scored(ranking, k, explain)
+        took = round((time.perf_counter() - started) * 1e3, 3)
+        stages = ranking.trace if trace else None
+        return _encode(RankedResponse(took, self.model, self.version, items, stages))
+
+
+def open_engine(settings: ServerSettings) -> Engine:
+    """The engine over a bundle and a data folder, warm: every batch size was asked for once."""
+    bundle = bundles.open_bundle(Path(settings.bundle))
+    limits = HistoryLimits()
+    if bundle.max_length > limits.window:
+        limits = msgspec.structs.replace(limits, window=bundle.max_length)
+    store = StateStore(Path(settings.data), StoreSettings(limits=limits))
+    try:
+        engine = Engine(bundle, store)
+        warm_up(engine, settings.max_batch)
+    except BaseException:
+        store.close()
+        raise
+    return engine
+
+
+def warm_up(engine: Engine, largest: int) -> None:
+    """Ask with histories of one item and of full length, in batches of 1, 2, 4 ... `largest`."""
+    ids = engine.bundle.catalog.vocabulary.ids
+    length = min(engine.bundle.max_length, len(ids))
+    size = 1
+    while size <= largest:
+        engine.recommend_many([Query(items=ids[:1])] * size)
+        engine.recommend_many([Query(items=ids[:length])] * size)
+        size *= 2

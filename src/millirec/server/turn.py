@@ -1,0 +1,55 @@
+"""Natural batches: whatever arrived in one turn of the event loop is answered by one encoder call.
+
+Nobody waits for a batch to fill. A lone request is a batch of one; under load, batches grow by themselves, because
+more requests arrive while the previous batch is computed.
+"""
+
+from asyncio import AbstractEventLoop, Future
+from collections.abc import Callable, Sequence
+
+from millirec.cascade.query import Query, Ranking
+from millirec.data.errors import MillirecError
+
+Answer = Ranking | MillirecError
+
+
+class Turn:
+    """Collects the questions of one loop turn. Belongs to one event loop; not thread-safe."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        answer: Callable[[Sequence[Query]], Sequence[Answer]],
+        largest: int,
+        observe: Callable[[int], None],
+    ) -> None:
+        self._loop, self._answer, self._largest, self._observe = loop, answer, largest, observe
+        self._waiting: list[tuple[Query, Future[Ranking]]] = []
+
+    def ask(self, query: Query) -> "Future[Ranking]":
+        """The ranking for `query`, before the end of this turn; a `MillirecError` for this query alone."""
+        if not self._waiting:
+            self._loop.call_soon(self._flush)
+        future: Future[Ranking] = self._loop.create_future()
+        self._waiting.append((query, future))
+        return future
+
+    def _flush(self) -> None:
+        batch, self._waiting = self._waiting[: self._largest], self._waiting[self._largest :]
+        if self._waiting:
+            self._loop.call_soon(self._flush)
+        batch = [pair for pair in batch if not pair[1].done()]
+        if not batch:
+            return
+        self._observe(len(batch))
+        try:
+            answers = self._answer([query for query, _ in batch])
+        except Exception as error:
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, future), answer in zip(batch, answers, strict=True):
+            if isinstance(answer, Ranking):
+                future.set_result(answer)
+            else:
+                future.set_exception(answer)

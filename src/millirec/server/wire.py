@@ -1,0 +1,257 @@
+"""What goes over the wire: requests, answers, errors. JSON only; never seen below the server."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from millirec.cascade.query import Query, Ranking, Stage
+from millirec.data.event import Context, Event, Fields, ItemUpdate, Record, UserUpdate
+
+MAX_K = 1_000
+MAX_EVENTS = 10_000
+MAX_IDS = 10_000
+MAX_ID = 512
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MS = 253_402_300_799_999  # the end of the year 9999
+
+Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
+Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_IDS)]
+K = Annotated[int, Meta(ge=1, le=MAX_K)]
+Deadline = Annotated[float, Meta(gt=0, le=60_000)]
+Timestamp = (
+    Annotated[int, Meta(ge=0, le=_LAST_MS, description="milliseconds since 1970-01-01 UTC")]
+    | Annotated[datetime, Meta(description="ISO 8601; UTC where no zone is given")]
+    | None
+)
+
+
+class _Wire(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Unknown fields are refused, so that a typo never passes in silence."""
+
+
+class Interaction(_Wire, frozen=True, kw_only=True, tag_field="event", tag="interaction"):
+    """Somebody (a `user`, or an anonymous `session`) did something with an item.
+
+    `timestamp`: ISO 8601 (UTC where no zone is given) or epoch milliseconds; the server's clock when absent.
+    """
+
+    item: Id
+    user: Id | None = None
+    session: Id | None = None
+    type: Id = "interaction"
+    timestamp: Timestamp = None
+    value: float | None = None
+    context: Context | None = None
+
+    def __post_init__(self) -> None:
+        if self.user is None and self.session is None:
+            raise ValueError("an interaction needs a `user` or a `session`")
+        _check(self.timestamp)
+
+
+class ItemChange(_Wire, frozen=True, kw_only=True, tag_field="event", tag="item"):
+    """Newly known fields of an item; others stay as they were. `"available": false` takes the item down."""
+
+    item: Id
+    timestamp: Timestamp = None
+    fields: Fields
+
+    def __post_init__(self) -> None:
+        _check(self.timestamp)
+
+
+class UserChange(_Wire, frozen=True, kw_only=True, tag_field="event", tag="user"):
+    """Newly known fields of a user; others stay as they were."""
+
+    user: Id
+    timestamp: Timestamp = None
+    fields: Fields
+
+    def __post_init__(self) -> None:
+        _check(self.timestamp)
+
+
+Feedback = Interaction | ItemChange | UserChange
+FeedbackRequest = (
+    Interaction
+    | ItemChange
+    | UserChange
+    | Annotated[list[Interaction | ItemChange | UserChange], Meta(max_length=MAX_EVENTS)]
+)
+
+
+class RecommendRequest(_Wire, frozen=True, kw_only=True):
+    """Whom to recommend to, and within which bounds.
+
+    The history is that of `user`, or else of `session`, or is given in the call as `items` (ids, oldest first).
+    With none of them, or for somebody unknown, the popular items are the answer. `include`: only these;
+    `exclude`: none of these; `where`: feature name -> value an item must have; `keep_seen`: items already seen
+    may come back. `explain` names the source of each item; `trace` adds what each stage did and cost.
+    """
+
+    user: Id | None = None
+    session: Id | None = None
+    items: Ids | None = None
+    k: K = 10
+    exclude: Ids = ()
+    include: Ids | None = None
+    where: dict[str, str] = {}
+    keep_seen: bool = False
+    context: Context | None = None
+    deadline_ms: Deadline | None = None
+    explain: bool = False
+    trace: bool = False
+
+
+class RankRequest(_Wire, frozen=True, kw_only=True):
+    """The caller's own `candidates`, to be ranked for a user, a session or a history given as `items`.
+
+    All of them come back, best first, but for those in `exclude`; with `k`, the best k. Candidates that the
+    model does not know stand last with the score null. Other fields as in `RecommendRequest`.
+    """
+
+    candidates: Annotated[tuple[Id, ...], Meta(min_length=1, max_length=MAX_K)]
+    user: Id | None = None
+    session: Id | None = None
+    items: Ids | None = None
+    k: K | None = None
+    exclude: Ids = ()
+    context: Context | None = None
+    deadline_ms: Deadline | None = None
+    explain: bool = False
+    trace: bool = False
+
+
+class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One recommended item; a higher score is better, null means that the model does not know the item."""
+
+    item: str
+    score: float | None
+    source: str | None = None
+
+
+class RankedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer, best first. `took_ms`: time from the request's arrival to this answer, in the server."""
+
+    took_ms: float
+    model: str
+    model_version: str
+    items: list[ScoredItem]
+    stages: tuple[Stage, ...] | None = None
+
+
+class FeedbackResponse(msgspec.Struct, frozen=True):
+    """How many events are now durable: they survive a crash, and every later answer has seen them."""
+
+    accepted: int
+
+
+class NoopResponse(msgspec.Struct, frozen=True):
+    """The answer of the benchmark's yardstick: a fixed body after the same decoding."""
+
+    ok: bool = True
+    took_ms: float = 0.0
+
+
+class Health(msgspec.Struct, frozen=True, omit_defaults=True):
+    """`pid`: the worker that answered; `parent`: the supervisor of several workers."""
+
+    status: str
+    pid: int
+    parent: int | None = None
+    model: str | None = None
+    model_version: str | None = None
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is wrong (`message`, for people; `code`, for programs) and what to do about it (`mend`)."""
+
+    code: str
+    message: str
+    mend: str
+    field: str | None = None
+
+
+class ErrorResponse(msgspec.Struct, frozen=True):
+    """Every answer with a status of 400 and above."""
+
+    error: Problem
+
+
+def records(request: FeedbackRequest, now: int) -> list[Record]:
+    """The log's records of a feedback call; `now` (ms) stands in for absent timestamps."""
+    events = request if isinstance(request, list) else [request]
+    return [_record(event, now) for event in events]
+
+
+def _record(event: Feedback, now: int) -> Record:
+    time = milliseconds(event.timestamp, now)
+    if isinstance(event, Interaction):
+        return Event(
+            item=event.item,
+            time=time,
+            user=event.user,
+            session=event.session,
+            action=event.type,
+            value=event.value,
+            context=event.context,
+        )
+    if isinstance(event, ItemChange):
+        return ItemUpdate(item=event.item, time=time, fields=event.fields)
+    return UserUpdate(user=event.user, time=time, fields=event.fields)
+
+
+def milliseconds(timestamp: int | datetime | None, now: int) -> int:
+    """A timestamp as milliseconds since 1970-01-01 UTC; `now` when absent."""
+    if timestamp is None:
+        return now
+    if isinstance(timestamp, int):
+        return timestamp
+    aware = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // timedelta(milliseconds=1)
+
+
+def _check(timestamp: int | datetime | None) -> None:
+    if isinstance(timestamp, datetime) and milliseconds(timestamp, 0) < 0:
+        raise ValueError("`timestamp` lies before 1970")
+
+
+def query_of(request: RecommendRequest) -> Query:
+    """The engine's question for a /recommend call."""
+    return Query(
+        user=request.user,
+        session=request.session,
+        items=request.items,
+        k=request.k,
+        exclude=request.exclude,
+        include=request.include,
+        where=request.where,
+        keep_seen=request.keep_seen,
+        context=request.context,
+        deadline_ms=request.deadline_ms,
+    )
+
+
+def rank_query_of(request: RankRequest) -> Query:
+    """The engine's question for a /rank call."""
+    return Query(
+        user=request.user,
+        session=request.session,
+        items=request.items,
+        k=request.k or len(request.candidates),
+        exclude=request.exclude,
+        candidates=request.candidates,
+        keep_seen=True,
+        context=request.context,
+        deadline_ms=request.deadline_ms,
+    )
+
+
+def scored(ranking: Ranking, k: int | None = None, explain: bool = False) -> list[ScoredItem]:
+    """The items of a ranking as they go out, at most `k`. JSON knows no infinity: -inf goes out as null."""
+    pairs = zip(ranking.items[:k], ranking.scores[:k], strict=True)
+    if explain:
+        return [ScoredItem(item, score, ranking.source) for item, score in pairs]
+    return [ScoredItem(item, score) for item, score in pairs]

@@ -1,0 +1,44 @@
+"""`millirec pack` from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from millirec.bundle import open_bundle
+from millirec.cli.main import app
+from millirec.data.errors import ArtifactError, ConfigError
+from millirec.models.config import GRU4RecConfig
+from tests.bundles import untrained
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> str:
+    untrained(30, GRU4RecConfig(embedding_dim=8, hidden_dim=8, max_length=10)).save(tmp_path / "checkpoint")
+    return str(tmp_path / "checkpoint")
+
+
+def test_json_is_the_manifest(checkpoint: str, tmp_path: Path) -> None:
+    args = ["pack", checkpoint, "-o", str(tmp_path / "b"), "--name", "mine", "--index", "pq", "--json"]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    manifest = json.loads(done.stdout)
+    assert (manifest["name"], manifest["index"]["kind"]) == ("mine", "pq")
+    assert manifest["content_hash"].startswith(open_bundle(tmp_path / "b").version)
+
+
+def test_the_table_names_version_and_parity(checkpoint: str, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["pack", checkpoint, "-o", str(tmp_path / "b")])
+    assert done.exit_code == 0, done.output
+    assert open_bundle(tmp_path / "b").version in done.stdout
+    assert "index exact, recall@10" in done.stdout
+
+
+def test_mistakes(checkpoint: str, tmp_path: Path) -> None:
+    target = ["-o", str(tmp_path / "b")]
+    wrong_index = CliRunner().invoke(app, ["pack", checkpoint, *target, "--index", "magic"])
+    assert isinstance(wrong_index.exception, ConfigError)
+    no_checkpoint = CliRunner().invoke(app, ["pack", str(tmp_path / "none"), *target])
+    assert isinstance(no_checkpoint.exception, ArtifactError)
+    assert not (tmp_path / "b").exists()

@@ -1,0 +1,75 @@
+"""Intervals and paired differences: known spread, coverage, reproducibility, refusals."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from millirec.data.errors import DataError
+from millirec.metrics import bootstrap
+
+
+def test_interval_has_the_width_that_theory_says() -> None:
+    values = np.random.default_rng(0).standard_normal(2500) + 1
+    mean, low, high = bootstrap.confidence_interval(values, n=2000)
+    assert mean == pytest.approx(values.mean())
+    half = 1.96 * values.std() / 50
+    assert mean - low == pytest.approx(half, rel=0.1)
+    assert high - mean == pytest.approx(half, rel=0.1)
+    narrow = bootstrap.confidence_interval(values, level=0.5, n=2000)
+    assert narrow.high - narrow.low < (high - low) / 2
+
+
+def test_intervals_cover_the_truth_about_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    inside = 0
+    for seed in range(200):
+        _, low, high = bootstrap.confidence_interval(rng.random(80) < 0.3, level=0.9, n=300, seed=seed)
+        inside += low <= 0.3 <= high
+    assert 160 <= inside <= 198
+
+
+def test_same_seed_same_interval_also_when_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = np.random.default_rng(0).random(500)
+    whole = bootstrap.confidence_interval(values, seed=4)
+    assert bootstrap.confidence_interval(values, seed=4) == whole
+    assert bootstrap.confidence_interval(values, seed=5) != whole
+    monkeypatch.setattr(bootstrap, "_CHUNK", 600)  # one resample at a time
+    assert bootstrap.confidence_interval(values, seed=4) == whole
+
+
+def test_one_user_has_no_spread() -> None:
+    assert bootstrap.confidence_interval(np.array([0.25])) == (0.25, 0.25, 0.25)
+
+
+def test_p_value_against_all_sign_flips() -> None:
+    difference = np.array([0.3, 0.1, -0.05, 0.2, 0.15, 0.0, 0.4, -0.1])
+    flips = [abs(np.dot(signs, difference)) for signs in itertools.product([-1, 1], repeat=8)]
+    exact = np.mean([flip >= abs(difference.sum()) - 1e-12 for flip in flips])
+    found = bootstrap.paired_difference(difference, np.zeros(8), n=20_000)
+    assert found.p_value == pytest.approx(exact, abs=0.01)
+    assert found.mean == pytest.approx(difference.mean())
+    assert found.low < found.mean < found.high
+
+
+def test_a_clear_difference_and_none() -> None:
+    rng = np.random.default_rng(0)
+    a = rng.random(400)
+    better = bootstrap.paired_difference(a + 0.1 + 0.1 * rng.random(400), a)
+    assert better.p_value == pytest.approx(1 / 1001)
+    assert better.low > 0
+    same = bootstrap.paired_difference(a, a)
+    assert same == (0, 0, 0, 1)
+    noise = bootstrap.paired_difference(a, rng.permutation(a))
+    assert noise.p_value > 0.05
+
+
+@pytest.mark.parametrize("values", [[], [0.1, float("nan")], [[0.1], [0.2]]])
+def test_what_has_no_interval_is_refused(values: list[float]) -> None:
+    with pytest.raises(DataError):
+        bootstrap.confidence_interval(np.array(values))
+
+
+def test_other_users_are_not_compared() -> None:
+    with pytest.raises(DataError, match="same users"):
+        bootstrap.paired_difference(np.zeros(3), np.zeros(4))
