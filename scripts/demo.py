@@ -107,10 +107,7 @@ def show_table() -> None:
     for name in MODELS:
         metrics = json.loads((RUNS / name / "metrics.json").read_text())
         figures = metrics["test"]["figures"]
-        cells = [
-            f"{f['value']:.4f} ±{(f['high'] - f['low']) / 2:.4f}"
-            for f in (figures["ndcg@10"], figures["hr@10"])
-        ]
+        cells = [f"{f['value']:.4f} ±{(f['high'] - f['low']) / 2:.4f}" for f in (figures["ndcg@10"], figures["hr@10"])]
         coverage = figures["coverage@10"]["value"]
         print(f"{name:12} {cells[0]:>18} {cells[1]:>18} {coverage:12.3f} {metrics['seconds']:8.1f}")
 

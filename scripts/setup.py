@@ -64,9 +64,7 @@ def _install_torch() -> None:
         return
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     # Where pip's own configuration offers a CPU wheel it is taken; else uv knows where PyTorch keeps them.
-    if subprocess.run(
-        [PYTHON, "-m", "pip", "install", "-q", f"torch=={TORCH}+cpu"], check=False, **quiet
-    ).returncode:
+    if subprocess.run([PYTHON, "-m", "pip", "install", "-q", f"torch=={TORCH}+cpu"], check=False, **quiet).returncode:
         _pip("install", "-q", "uv")
         uv = [str(BIN / "uv"), "pip", "install", "-q", "--python", str(PYTHON)]
         _run([*uv, "--torch-backend", "cpu", f"torch=={TORCH}"])
@@ -93,9 +91,7 @@ def _name_what_is_missing() -> None:
     import ctypes.util
 
     for name, package, use in HELPFUL:
-        library = (
-            ctypes.util.find_library("tcmalloc_minimal") if name.startswith("lib") else shutil.which(name)
-        )
+        library = ctypes.util.find_library("tcmalloc_minimal") if name.startswith("lib") else shutil.which(name)
         if not library:
             print(f"setup: optional: {package} is not installed ({use})")
 

@@ -1,4 +1,4 @@
-"""`audit` under attack: each kind of leak, planted into a clean split of real data, is found; clean splits are clean."""
+"""`audit` under attack: every kind of leak planted into a clean split of real data is found; clean splits are clean."""
 
 from pathlib import Path
 

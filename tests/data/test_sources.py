@@ -352,9 +352,8 @@ def test_the_servers_own_log_comes_back(tmp_path: Path) -> None:
         ItemUpdate(item="a", time=2, fields={"colour": "blue", "new": True}),
         UserUpdate(user="u", time=3, fields={"country": "CH"}),
     ]
-    store = StateStore.open(tmp_path / "data")
-    store.submit(records).result()
-    store.close()
+    with StateStore(tmp_path / "data") as store:
+        store.append(records)
     dataset = read(LogConfig(path=str(tmp_path / "data")))
     assert events(dataset) == [("u", "b", 2000), ("session:u", "a", 1000), ("u", "b", 3000)]
     np.testing.assert_array_equal(dataset.interactions.values, np.array([4, np.nan, np.nan], np.float32))

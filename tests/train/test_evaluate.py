@@ -5,12 +5,12 @@ from torch import Tensor, nn
 from millirec.data.dataset import TEST
 from millirec.data.split import LeaveLastOut, split, targets
 from millirec.models.base import Inputs
+from millirec.models.popularity import PopularityConfig
 from millirec.train.evaluate import evaluate, ndcg_at_10, rank_targets
 from millirec.train.fit import fit
 from millirec.train.journal import Silent
 from millirec.train.machine import Machine
 from millirec.train.trainer import TrainConfig
-from millirec.models.popularity import PopularityConfig
 from tests.logs import checkerboard, dataset_of
 
 

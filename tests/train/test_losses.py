@@ -66,6 +66,4 @@ def test_the_sampler_draws_in_proportion_and_never_row_0() -> None:
     rows = sampler.draw(np.random.default_rng(1)).rows
     assert rows.min() >= 1
     assert (rows == 2).float().mean().item() == pytest.approx(0.75, abs=0.02)
-    assert sampler.draw(np.random.default_rng(1)).log_expected[2].exp().item() == pytest.approx(
-        30_000, rel=1e-4
-    )
+    assert sampler.draw(np.random.default_rng(1)).log_expected[2].exp().item() == pytest.approx(30_000, rel=1e-4)

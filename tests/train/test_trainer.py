@@ -22,9 +22,7 @@ from tests.logs import cycle
 TINY = SASRecConfig(embedding_dim=16, blocks=1, heads=1, max_length=8, dropout=0.1)
 
 
-def train(
-    folder: Path | None, config: TrainConfig, *, resume: bool = False, save_every: float = 1e9
-) -> Trained:
+def train(folder: Path | None, config: TrainConfig, *, resume: bool = False, save_every: float = 1e9) -> Trained:
     machine = Machine(threads=1, save_every_seconds=save_every)
     machine.prepare()
     dataset = cycle()
@@ -137,3 +135,9 @@ def test_a_config_that_cannot_work_is_refused(make: object, field: str) -> None:
 def test_bf16_trains_too() -> None:
     result = train(None, TrainConfig(epochs=30, batch_size=8, learning_rate=0.01, precision="bf16"))
     assert result.best_ndcg_10 > 0.5
+
+
+def test_a_time_limit_ends_an_epoch_early_and_still_validates() -> None:
+    result = train(None, TrainConfig(epochs=50, batch_size=4, max_minutes=1e-9))
+    assert len(result.history) == 1
+    assert result.best_epoch == 0

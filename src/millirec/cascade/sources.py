@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 
 from millirec.cascade.query import Asked, Candidates, Shelf
 
+SCORE_AT_ONCE = 2_000
+
 
 class SequenceSource(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="sequence"
@@ -50,6 +52,3 @@ def allowed(shelf: Shelf, asked: Asked) -> NDArray[np.int32] | None:
     if n > SCORE_AT_ONCE and n * 10 > shelf.n_items:
         return None
     return (np.flatnonzero(asked.where[1:]) + 1).astype(np.int32)
-
-
-SCORE_AT_ONCE = 2_000

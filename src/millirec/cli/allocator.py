@@ -11,17 +11,11 @@ _GUARD = "MILLIREC_ALLOCATOR"
 
 def use_fast_allocator() -> None:
     """Start this command again with tcmalloc preloaded, once, on Linux; say so when it is not installed."""
-    if (
-        not sys.platform.startswith("linux")
-        or _GUARD in os.environ
-        or "tcmalloc" in os.environ.get("LD_PRELOAD", "")
-    ):
+    if not sys.platform.startswith("linux") or _GUARD in os.environ or "tcmalloc" in os.environ.get("LD_PRELOAD", ""):
         return
     library = ctypes.util.find_library("tcmalloc_minimal") or ctypes.util.find_library("tcmalloc")
     if library is None:
-        note(
-            "[dim]tcmalloc is not installed; with it (Debian: libtcmalloc-minimal4) training is faster[/dim]"
-        )
+        note("[dim]tcmalloc is not installed; with it (Debian: libtcmalloc-minimal4) training is faster[/dim]")
         return
     preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), library]))
     environment = os.environ | {"LD_PRELOAD": preload, _GUARD: library}

@@ -57,9 +57,7 @@ class TrainingBar:
         """A new bar."""
         if self._task is not None:
             self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(
-            "", total=n_batches, completed=done, number=number, loss=0.0, speed=""
-        )
+        self._task = self._bar.add_task("", total=n_batches, completed=done, number=number, loss=0.0, speed="")
 
     def batch(self, loss: float) -> None:
         """One step on."""

@@ -18,9 +18,7 @@ _SHOWN |= {"coverage@10", "gini@10", "novelty@10", "popularity_bias@10"}
 
 
 def evaluate(
-    artifact: Annotated[
-        Path, typer.Argument(help="A checkpoint or a bundle.", metavar="CHECKPOINT_OR_BUNDLE")
-    ],
+    artifact: Annotated[Path, typer.Argument(help="A checkpoint or a bundle.", metavar="CHECKPOINT_OR_BUNDLE")],
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A run's TOML that says where the data is now.")
     ] = None,
@@ -44,9 +42,7 @@ def evaluate(
         title = f"{part}: {result.protocol}, {result.n_targets:,} targets"
         table(title, ["metric", "value", "95 % interval"], rows)
         if result.n_repeats or result.n_cold:
-            note(
-                f"no targets: {result.n_repeats:,} repeats of seen items, {result.n_cold:,} events without a history"
-            )
+            note(f"no targets: {result.n_repeats:,} repeats of seen items, {result.n_cold:,} events without a history")
 
 
 def figure_rows(result: "Evaluation", *, everything: bool = False) -> list[list[str]]:
@@ -133,9 +129,7 @@ def _other_protocol(dataset: "Dataset") -> "Dataset | None":
         return None
     other = split(dataset.with_roles(np.zeros_like(dataset.roles), "none"), LeaveLastOut())
     roles = np.where(dataset.roles == TRAIN, TRAIN, np.where(other.roles == TEST, dataset.roles, CONTEXT))
-    return dataset.with_roles(
-        roles.astype(np.uint8), f"{other.protocol}, users whose last event follows the cut"
-    )
+    return dataset.with_roles(roles.astype(np.uint8), f"{other.protocol}, users whose last event follows the cut")
 
 
 def _measure(artifact: Path, dataset: "Dataset", role: int, *, repeats: bool) -> "Evaluation":

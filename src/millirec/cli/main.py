@@ -54,9 +54,7 @@ def main() -> None:
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name in ("torch", "polars", "scipy", "onnx", "tensorboard"):
-            err.print(
-                f"[red]error:[/red] {error.name} is not installed; this is a serving install", highlight=False
-            )
+            err.print(f"[red]error:[/red] {error.name} is not installed; this is a serving install", highlight=False)
             err.print("[green]mend:[/green]  pip install 'millirec\\[train]'", highlight=False)
             sys.exit(2)
         raise

@@ -15,9 +15,7 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: Annotated[
-        Path, typer.Option("--config", "-c", help="The run's TOML; see docs/configuration.md.")
-    ],
+    config: Annotated[Path, typer.Option("--config", "-c", help="The run's TOML; see docs/configuration.md.")],
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where a killed run of the same config stopped.")
     ] = False,
@@ -51,9 +49,7 @@ def _make_room(folder: Path, *, resume: bool, force: bool) -> None:
     if resume and force:
         raise ConfigError("both --resume and --force are given", "choose one")
     if (folder / "checkpoint").exists() and not (resume or force):
-        raise ConfigError(
-            f"{folder}: holds the results of an earlier run", "choose another $.name, or pass --force"
-        )
+        raise ConfigError(f"{folder}: holds the results of an earlier run", "choose another $.name, or pass --force")
     if not resume:
         for name in ("progress", "checkpoint", "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)
@@ -69,9 +65,7 @@ def _read(run: "RunConfig") -> "Dataset":
     if dataset.protocol == "none":
         dataset = split(dataset, run.split)
     for leak in audit(dataset):
-        note(
-            f"[yellow]leak:[/yellow] {leak.kind}: {leak.explanation} ({leak.count} times, such as {leak.example})"
-        )
+        note(f"[yellow]leak:[/yellow] {leak.kind}: {leak.explanation} ({leak.count} times, such as {leak.example})")
     note(
         f"{len(dataset.interactions):,} events, {len(dataset.users):,} users, {len(dataset.items):,} items; {dataset.protocol}"
     )

@@ -14,9 +14,7 @@ from millirec.models.base import Inputs
 _LARGEST = 30_000
 
 
-class EASEConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="ease"
-):
+class EASEConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="ease"):
     """`l2` is the ridge penalty. Only the newest `max_length` events of a history are read when
     scoring: on MovieLens-1M the newest 10 give twice the NDCG@10 of the newest 200."""
 

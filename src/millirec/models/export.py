@@ -18,7 +18,8 @@ from millirec.models.base import Inputs, SequenceModel
 
 _SHAPES = {"items": ("batch", "length"), "lengths": ("batch",), "times": ("batch", "length")}
 OUTPUT = "user_vectors"
-_OPSET = 20
+# 23 has an Attention operator: a fifth faster than the same in single steps. Tracing knows operators up to 20.
+_OPSET, _TRACED_OPSET = 23, 20
 _LIMIT = 2_000_000_000  # bytes of one protobuf file
 
 
@@ -68,14 +69,13 @@ def export(model: SequenceModel, path: Path, n_items: int) -> None:
         "kwargs": {name: getattr(batch, name) for name in model.inputs},
         "input_names": list(model.inputs),
         "output_names": [OUTPUT],
-        "opset_version": _OPSET,
     }
     shapes = {name: dict(enumerate(_SHAPES[name])) for name in model.inputs}
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         # torch.export unrolls a recurrent layer over the length of the example; tracing keeps it whole
-        settings |= {"dynamo": False, "dynamic_axes": shapes | {OUTPUT: {0: "batch"}}}
+        settings |= {"dynamo": False, "opset_version": _TRACED_OPSET, "dynamic_axes": shapes | {OUTPUT: {0: "batch"}}}
     else:
-        settings |= {"dynamo": True, "dynamic_shapes": shapes, "external_data": False}
+        settings |= {"dynamo": True, "opset_version": _OPSET, "dynamic_shapes": shapes, "external_data": False}
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:

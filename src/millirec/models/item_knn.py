@@ -28,9 +28,7 @@ class ItemKNNConfig(
 
     def __post_init__(self) -> None:
         if self.neighbours < 1 or self.shrink < 0 or self.max_length < 1:
-            raise ConfigError(
-                "$.model: `neighbours` and `max_length` must be at least 1, `shrink` at least 0"
-            )
+            raise ConfigError("$.model: `neighbours` and `max_length` must be at least 1, `shrink` at least 0")
 
 
 class ItemKNN(nn.Module):

@@ -30,9 +30,7 @@ class SASRecConfig(
 
     def __post_init__(self) -> None:
         if min(self.embedding_dim, self.blocks, self.heads, self.feed_forward) < 1:
-            raise ConfigError(
-                "$.model: `embedding_dim`, `blocks`, `heads` and `feed_forward` must be at least 1"
-            )
+            raise ConfigError("$.model: `embedding_dim`, `blocks`, `heads` and `feed_forward` must be at least 1")
         if self.embedding_dim % self.heads:
             raise ConfigError(
                 f"$.model.heads = {self.heads} does not divide $.model.embedding_dim = {self.embedding_dim}",

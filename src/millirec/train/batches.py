@@ -46,9 +46,7 @@ class TrainingSequences:
         """Inputs and targets of these users."""
         spans = [slice(self.starts[user], self.stops[user]) for user in users]
         items = [self.items[span] for span in spans]
-        inputs = encode(
-            [row[:-1] for row in items], [self.times[span][:-1] for span in spans], self.max_length
-        )
+        inputs = encode([row[:-1] for row in items], [self.times[span][:-1] for span in spans], self.max_length)
         targets = np.zeros(inputs.items.shape, np.int64)
         for i, row in enumerate(items):
             targets[i, : len(row) - 1] = row[1:]

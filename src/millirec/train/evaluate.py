@@ -111,9 +111,7 @@ def _score(
     return scores.nan_to_num_(nan=-torch.inf, posinf=None, neginf=-torch.inf)
 
 
-def _hide_seen(
-    scores: Tensor, items: NDArray[np.int32], places: NDArray[np.int64], starts: NDArray[np.int64]
-) -> None:
+def _hide_seen(scores: Tensor, items: NDArray[np.int32], places: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
     counts = places - starts
     rows = np.repeat(np.arange(len(places)), counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -63,9 +63,7 @@ def fit(
 
 def _fit_at_once(network: ClosedForm, dataset: Dataset) -> None:
     log = dataset.interactions.take(dataset.roles == TRAIN)
-    columns: list[Tensor] = [
-        torch.from_numpy(np.ascontiguousarray(c)) for c in (log.users, log.items, log.times)
-    ]
+    columns: list[Tensor] = [torch.from_numpy(np.ascontiguousarray(c)) for c in (log.users, log.items, log.times)]
     network.fit(*columns)
 
 

@@ -123,19 +123,19 @@ class Trainer:
 
     def _epoch(self, journal: Journal) -> None:
         state = self.progress
-        plan = self.sequences.plan(
-            self.config.batch_size, generator(self.machine.seed, _BATCHES, state.epoch)
-        )
+        plan = self.sequences.plan(self.config.batch_size, generator(self.machine.seed, _BATCHES, state.epoch))
         journal.epoch(state.epoch, len(plan), state.step)
         self.network.train()
         for step in range(state.step, len(plan)):
+            if self._late() and step:
+                break
             loss = self._step(self.sequences.batch(plan[step]), step, len(plan))
             state.loss_sum += loss
             state.step = step + 1
             journal.batch(loss)
             if step + 1 < len(plan):
                 self._save_if_due()
-        self._end_epoch(state.loss_sum / len(plan), journal)
+        self._end_epoch(state.loss_sum / state.step, journal)
 
     def _step(self, batch: TrainBatch, step: int, n_steps: int) -> float:
         inputs = Inputs.of(batch.inputs, self.device)
@@ -162,8 +162,7 @@ class Trainer:
     def _end_epoch(self, loss: float, journal: Journal) -> None:
         state, config = self.progress, self.config
         figures = {"loss": loss}
-        late = config.max_minutes is not None and self._elapsed() > 60 * config.max_minutes
-        last = late or state.epoch + 1 >= config.epochs
+        last = self._late() or state.epoch + 1 >= config.epochs
         if last or (state.epoch + 1) % config.validate_every == 0:
             figures["ndcg@10"] = self._validate()
             better = figures["ndcg@10"] > state.best
@@ -188,13 +187,15 @@ class Trainer:
         return ndcg_at_10(ranks.ranks)
 
     def _save_if_due(self, *, force: bool = False) -> None:
-        if self.folder is None or not (
-            force or time.monotonic() - self._saved >= self.machine.save_every_seconds
-        ):
+        if self.folder is None or not (force or time.monotonic() - self._saved >= self.machine.save_every_seconds):
             return
         self.progress.seconds = self._elapsed()
         saved.save(self.folder, self.progress, self.network, self.optimizer, self.best)
         self._saved = time.monotonic()
+
+    def _late(self) -> bool:
+        limit = self.config.max_minutes
+        return limit is not None and self._elapsed() > 60 * limit
 
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._since
@@ -232,9 +233,7 @@ def _loss(config: LossConfig, dataset: Dataset, device: torch.device) -> _Loss:
         case SampledSoftmax(negatives=n, sampling=sampling, power=power):
             power = power if sampling == "popularity" else 0.0
             sampler = NegativeSampler.of(dataset.popularity, n, power, device)
-            return lambda hidden, items, wanted, rng: sampled_softmax(
-                hidden, items, wanted, sampler.draw(rng)
-            )
+            return lambda hidden, items, wanted, rng: sampled_softmax(hidden, items, wanted, sampler.draw(rng))
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

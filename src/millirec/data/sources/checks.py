@@ -125,7 +125,7 @@ def _json_list(text: str | None) -> list[str] | None:
         return None
     try:
         values = msgspec.json.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
     return [v if isinstance(v, str) else msgspec.json.encode(v).decode() for v in values if v is not None]
 

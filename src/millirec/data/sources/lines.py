@@ -169,7 +169,7 @@ def _json_fields(text: str, wanted: list[str]) -> tuple[list[str | None], str | 
     nothing: list[str | None] = [None] * len(wanted)
     try:
         row = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return nothing, f"not JSON ({error})"
     if not isinstance(row, dict):
         return nothing, "not a JSON object"

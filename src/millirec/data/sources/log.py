@@ -68,7 +68,7 @@ def _records(path: Path, rejects: Rejects) -> Iterator[Record]:
             for key, raw in txn.cursor():
                 try:
                     yield decode(raw)
-                except (msgspec.MsgspecError, DataError) as error:
+                except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, DataError) as error:
                     number = int.from_bytes(key, "big")
                     rejects.add(str(path), number, f"not a record ({error})", bytes(raw), what="record")
     except lmdb.Error as error:

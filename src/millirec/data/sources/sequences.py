@@ -108,7 +108,7 @@ def _attributes(path: Path) -> pl.DataFrame:
     with file.plain() as plain:
         try:
             table = msgspec.json.decode(plain.read_bytes(), type=dict[str, list[int | str]])
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise DataError(
                 f"{file.label}: not a JSON object of lists ({error})", "give an *_item2attributes.json file"
             ) from error

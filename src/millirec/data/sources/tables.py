@@ -200,7 +200,7 @@ def _json_columns(file: File, plain: Path) -> tuple[str, ...]:
         for _ in range(100):
             try:
                 row = msgspec.json.decode(stream.readline(1 << 20))
-            except (msgspec.DecodeError, RecursionError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
             found |= dict.fromkeys(row) if isinstance(row, dict) else {}
     if not found:
