@@ -34,12 +34,24 @@ kind = "gru4rec"
 embedding_dim = 64
 hidden_dim = 128
 [train]
-max_minutes = 18.0
+batch_size = 32
+learning_rate = 2e-3
+warmup_steps = 200
+epochs = 20
+decay_epochs = 20
+validate_every = 2
+max_minutes = 25.0
 """,
     "sasrec": """[model]
 kind = "sasrec"
 feed_forward = 1
 [train]
+batch_size = 32
+learning_rate = 2e-3
+warmup_steps = 200
+epochs = 30
+decay_epochs = 30
+validate_every = 2
 max_minutes = 18.0
 """,
 }
@@ -70,9 +82,8 @@ def run(name: str, seed: int) -> None:
     """Train one model with one seed and keep its figures."""
     label = f"{name}-ml1m" + ("" if seed == 42 else f"-{seed}")
     data = Path(os.environ.get("MILLIREC_DATA", ROOT / ".." / "shared" / "data")).resolve() / "ml-1m"
-    head = (
-        f'name = "{label}"\nout = {json.dumps(str(RUNS))}\n[data]\nkind = "movielens"\npath = {json.dumps(str(data))}\n'
-    )
+    head = f'name = "{label}"\nout = {json.dumps(str(RUNS))}\n[data]\nkind = "movielens"\n'
+    head += f"path = {json.dumps(str(data))}\n"
     config = RUNS / f"{label}.toml"
     RUNS.mkdir(exist_ok=True)
     config.write_text(f"{head}{MODELS[name]}\n[machine]\nseed = {seed}\n", encoding="utf-8")
@@ -120,9 +131,8 @@ wall-clock training time, validation included, on {"; ".join(machines)}.
 
 def row(result: dict[str, Any]) -> str:
     figures = result["figures"]
-    cells = [
-        f"{figures[m]['value']:.4f} ±{(figures[m]['high'] - figures[m]['low']) / 2:.4f}" for m in ("ndcg@10", "hr@10")
-    ]
+    chosen = (figures["ndcg@10"], figures["hr@10"])
+    cells = [f"{figure['value']:.4f} ±{(figure['high'] - figure['low']) / 2:.4f}" for figure in chosen]
     coverage, minutes = figures["coverage@10"]["value"], result["training_seconds"] / 60
     tail = f"{coverage:.3f} | {minutes:.1f} | {result['peak_memory_mib']:.0f}"
     return f"| millirec {result['name']} | seed {result['seed']} | {cells[0]} | {cells[1]} | {tail} |"

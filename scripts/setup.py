@@ -26,7 +26,7 @@ HELPFUL = (
 
 
 def main(extras: list[str]) -> None:
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 - said before anything newer is used
         sys.exit(f"setup: Python {platform.python_version()} is too old -> run with Python 3.11 or newer")
     stamp, wanted = VENV / ".millirec", _fingerprint(extras)
     if stamp.exists() and _satisfies(stamp.read_text(), wanted):

@@ -37,7 +37,7 @@ def served(bundle: Path, folder: Path, *options: str, environment: dict[str, str
     """A server for `bundle` with its data and its error log below `folder`; killed at the end if still running."""
     folder.mkdir(parents=True, exist_ok=True)
     errors, data = folder / "errors.log", folder / "data"
-    command = [sys.executable, "/tmp/serve.py", "serve", str(bundle), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "millirec", "serve", str(bundle), "--port", "0", "--json"]
     command += ["--data", str(data), *options]
     with errors.open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=os.environ | (environment or {}))

@@ -165,7 +165,7 @@ def test_a_headless_table_tells_values_from_times(tmp_path: Path) -> None:
 def test_a_folder_of_several_logs_asks_for_one(tmp_path: Path) -> None:
     for name in ("a.csv", "b.csv"):
         (tmp_path / name).write_text("user,item\n1,2\n")
-    with pytest.raises(DataError, match="it holds a.csv, b.csv"):
+    with pytest.raises(DataError, match=r"it holds a\.csv, b\.csv"):
         guess(tmp_path)
 
 

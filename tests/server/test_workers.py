@@ -6,6 +6,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -23,56 +24,55 @@ def until(true, seconds: float = 30) -> None:
         time.sleep(0.05)
 
 
-def clients(server: Served, each: int = 4) -> list[httpx.Client]:
-    """Open connections until both workers hold `each` of them; one client is one kept-alive connection."""
-    found: dict[str, list[httpx.Client]] = {}
+def pair(server: Served) -> tuple[httpx.Client, httpx.Client]:
+    """Two kept-alive connections, to different workers."""
+    found: dict[str, httpx.Client] = {}
     for _ in range(200):
         client = httpx.Client(base_url=server.url, timeout=30, limits=httpx.Limits(max_connections=1))
         worker = client.get("/health/live").headers["x-worker"]
-        found.setdefault(worker, []).append(client)
-        if len(found) == 2 and min(map(len, found.values())) >= each:
-            break
-    assert len(found) == 2, "both workers must answer"
-    for extra in (client for some in found.values() for client in some[each:]):
-        extra.close()
-    return [client for pair in zip(*(some[:each] for some in found.values()), strict=True) for client in pair]
+        if worker in found:
+            client.close()
+        found.setdefault(worker, client)
+        if len(found) == 2:
+            first, second = found.values()
+            return first, second
+    raise AssertionError("both workers must answer")
+
+
+def walk(server: Served, number: int) -> tuple[list[str], Counter[str]]:
+    """25 users take 10 items each, one worker hearing of it and the other asked at once; what was not as it must be.
+
+    Items the user has had never come back, so an answer that has not seen the last event, or any before it, shows.
+    """
+    connections = pair(server)
+    failures: list[str] = []
+    told: Counter[str] = Counter()
+    for user in (f"u{number}-{n}" for n in range(25)):
+        had: set[str] = set()
+        for step in range(10):
+            item = f"i{(number * 7 + step * 11) % 60 + 1}"
+            had.add(item)
+            teller, asker = connections if step % 2 else connections[::-1]
+            first = teller.post("/feedback", json=event(user, item))
+            second = asker.post("/recommend", json={"user": user, "k": 60})
+            assert first.headers["x-worker"] != second.headers["x-worker"]
+            told[first.headers["x-worker"]] += 1
+            names = {entry["item"] for entry in second.json()["items"]}
+            if first.json() != {"accepted": 1} or names & had or len(names) != 60 - len(had):
+                failures.append(f"{user} {step}: {sorted(names & had)} came back, {len(names)} in all")
+    for client in connections:
+        client.close()
+    return failures, told
 
 
 def test_every_worker_knows_what_any_worker_acknowledged(bundle: Path, tmp_path: Path) -> None:
-    """2,000 events, each followed at once by a question over another connection. An item that the user has had never
-    comes back, so an answer that has not seen the event, or any before it, shows it."""
+    """2,000 events, each followed at once by a question to the other worker; eight such walks interleave."""
     with served(bundle, tmp_path, "--workers", "2") as server:
-        connections = clients(server)
-        failures: list[str] = []
-        answered: Counter[tuple[str, str]] = Counter()
-
-        def walk(number: int) -> None:
-            """50 users take 20 items each; event and question go to neighbours in the list: to different workers."""
-            mine = connections[number], connections[(number + 1) % len(connections)]
-            for user in range(number * 25, number * 25 + 25):
-                had = []
-                for step in range(10):
-                    item = f"i{(user * 7 + step * 11) % 60 + 1}"
-                    had.append(item)
-                    told = mine[step % 2].post("/feedback", json=event(f"u{user}", item))
-                    asked = mine[1 - step % 2].post("/recommend", json={"user": f"u{user}", "k": 60})
-                    answered[told.headers["x-worker"], asked.headers["x-worker"]] += 1
-                    names = {entry["item"] for entry in asked.json()["items"]}
-                    if told.json() != {"accepted": 1} or names & set(had) or len(names) != 60 - len(set(had)):
-                        failures.append(f"{user} {step}: {sorted(names & set(had))} {len(names)}")
-
-        # Neighbours share a connection, and httpx clients are thread-safe: calls interleave.
-        threads = [threading.Thread(target=walk, args=(number,)) for number in range(len(connections))]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert failures == []
-        assert sum(answered.values()) == 2000
-        crossed = sum(count for (told, asked), count in answered.items() if told != asked)
-        assert crossed > 500
-        for client in connections:
-            client.close()
+        with ThreadPoolExecutor(8) as pool:
+            walks = list(pool.map(lambda number: walk(server, number), range(8)))
+        assert [failure for failures, _ in walks for failure in failures] == []
+        told = sum((counts for _, counts in walks), Counter())
+        assert sorted(told.values()) == [1000, 1000]
         assert server.stop() == 0
     with StateStore(server.data, StoreSettings(), read_only=True) as store:
         assert sum(1 for _ in store.records()) == 2000
@@ -144,7 +144,7 @@ def test_a_killed_worker_is_replaced_and_the_log_keeps_what_it_acknowledged(bund
 
 def test_metrics_of_any_worker_show_the_sum(bundle: Path, tmp_path: Path) -> None:
     with served(bundle, tmp_path, "--workers", "2") as server:
-        connections = clients(server, each=1)
+        connections = pair(server)
         for client in connections:
             for _ in range(10):
                 ask(client, "/recommend", {"items": ["i1"]})
@@ -169,7 +169,10 @@ def test_ctrl_c_stops_in_order(bundle: Path, tmp_path: Path, workers: str) -> No
 
 def test_workers_do_not_outlive_a_killed_supervisor(bundle: Path, tmp_path: Path) -> None:
     with served(bundle, tmp_path, "--workers", "2") as server:
-        pids = {int(client.get("/health/live").headers["x-worker"]) for client in clients(server, each=1)}
+        pids = []
+        for client in pair(server):
+            pids.append(int(client.get("/health/live").headers["x-worker"]))
+            client.close()
         server.process.kill()
         server.process.wait()
 

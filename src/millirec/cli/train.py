@@ -22,6 +22,9 @@ def train(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the results of an earlier run of the same name.")
     ] = False,
+    on_error: Annotated[
+        str, typer.Option(help="A bad row of the log: fail, or skip (counted, and written aside).")
+    ] = "fail",
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Train a model: reads the log, splits it, audits the split, trains, and measures the test part.
@@ -35,8 +38,8 @@ def train(
     run = load(config)
     folder = Path(run.out) / run.name
     _make_room(folder, resume=resume, force=force)
-    dataset = _read(run)
     folder.mkdir(parents=True, exist_ok=True)
+    dataset = _read(run, folder, on_error)
     (folder / "run.toml").write_text(dumps(run), encoding="utf-8")
     metrics = _train(run, dataset, folder, resume=resume)
     if json:
@@ -55,19 +58,24 @@ def _make_room(folder: Path, *, resume: bool, force: bool) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _read(run: "RunConfig") -> "Dataset":
+def _read(run: "RunConfig", folder: Path, on_error: str) -> "Dataset":
     """The split and audited data. A leak is an error: figures from it would flatter."""
     from millirec.data.audit import audit
     from millirec.data.sources import read
     from millirec.data.split import split
 
-    dataset = read(run.data)
+    if on_error not in ("fail", "skip"):
+        raise ConfigError(f"--on-error {on_error}", "use fail or skip")
+    dataset = read(run.data, on_error=on_error, rejected=folder / "rejected.jsonl")  # type: ignore[arg-type]
+    if dataset.rejected:
+        note(f"[yellow]{dataset.rejected:,} bad rows left out:[/yellow] {folder / 'rejected.jsonl'}")
     if dataset.protocol == "none":
         dataset = split(dataset, run.split)
     for leak in audit(dataset):
         note(f"[yellow]leak:[/yellow] {leak.kind}: {leak.explanation} ({leak.count} times, such as {leak.example})")
     note(
-        f"{len(dataset.interactions):,} events, {len(dataset.users):,} users, {len(dataset.items):,} items; {dataset.protocol}"
+        f"{len(dataset.interactions):,} events, {len(dataset.users):,} users, "
+        f"{len(dataset.items):,} items; {dataset.protocol}"
     )
     return dataset
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 @contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """A hidden folder beside `folder` to write into; it takes the place of `folder` when the block ends well."""
+    folder = folder.resolve()
     new = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}")
     new.mkdir(parents=True)
     try:
@@ -33,6 +34,9 @@ def replace_folder(new: Path, folder: Path) -> None:
 
 def settle(folder: Path) -> None:
     """Mend what a crash between the two renames of `replace_folder` left: bring the old folder back."""
+    folder = folder.resolve()
+    if not folder.name:
+        return
     old = folder.with_name(f".{folder.name}.old")
     if old.exists() and not folder.exists():
         old.replace(folder)

@@ -39,7 +39,7 @@ def replay(engine: Engine, dataset: Dataset, role: int, *, repeats: bool = False
     The engine first observes what each user did before the first target, then is asked for every target.
     """
     asked = targets(dataset, role, repeats=repeats)
-    _feed(engine, dataset, _before(dataset, asked))
+    _feed(engine, dataset, _before(asked))
     n_items = len(dataset.items)
     k = min(K, n_items)
     ranks = np.full(len(asked), n_items, np.int64)
@@ -73,7 +73,7 @@ def _event(dataset: Dataset, place: int) -> Event:
     return Event(user=user, item=dataset.items.vocabulary.id(int(seq.items[place])), time=int(seq.times[place]))
 
 
-def _before(dataset: Dataset, asked: Targets) -> NDArray[np.int64]:
+def _before(asked: Targets) -> NDArray[np.int64]:
     """Places of everything that the asked users did before their first target."""
     first = _first_targets(asked)
     return _spans((start, place) for start, place in first.items())

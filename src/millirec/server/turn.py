@@ -44,11 +44,12 @@ class Turn:
         self._observe(len(batch))
         try:
             answers = self._answer([query for query, _ in batch])
-        except Exception as error:
+            pairs = list(zip(batch, answers, strict=True))
+        except Exception as error:  # nobody may be left waiting
             for _, future in batch:
                 future.set_exception(error)
             return
-        for (_, future), answer in zip(batch, answers, strict=True):
+        for (_, future), answer in pairs:
             if isinstance(answer, Ranking):
                 future.set_result(answer)
             else:

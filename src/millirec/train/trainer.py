@@ -229,7 +229,7 @@ _Loss = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
 def _loss(config: LossConfig, dataset: Dataset, device: torch.device) -> _Loss:
     match config:
         case FullSoftmax():
-            return lambda hidden, items, wanted, rng: full_softmax(hidden, items, wanted)
+            return lambda hidden, items, wanted, _: full_softmax(hidden, items, wanted)
         case SampledSoftmax(negatives=n, sampling=sampling, power=power):
             power = power if sampling == "popularity" else 0.0
             sampler = NegativeSampler.of(dataset.popularity, n, power, device)

@@ -1,0 +1,145 @@
+"""The whole way as a person goes it: train, evaluate, pack, evaluate, recommend; and the mistakes on it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.logs import cycle
+
+RUN = """
+name = "circle"
+out = "{folder}/runs"
+[data]
+kind = "table"
+path = "{folder}/events.csv"
+columns = {{ user = "who", item = "what", time = "when" }}
+[model]
+kind = "sasrec"
+embedding_dim = 16
+blocks = 1
+heads = 1
+max_length = 8
+[train]
+epochs = 25
+batch_size = 8
+learning_rate = 0.01
+[machine]
+threads = 1
+"""
+
+
+def millirec(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "millirec", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "200"},
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A csv of people who walk a circle of items, a config, and a finished run with its bundle."""
+    folder = tmp_path_factory.mktemp("way")
+    log = cycle().interactions
+    rows = [f"u{u},i{i},{t}" for u, i, t in zip(log.users, log.items, log.times, strict=True)]
+    (folder / "events.csv").write_text("\n".join(["who,what,when", *rows]) + "\n")
+    (folder / "run.toml").write_text(RUN.format(folder=folder))
+    millirec("train", "-c", folder / "run.toml")
+    millirec("pack", folder / "runs/circle/checkpoint", "-o", folder / "bundle")
+    return folder
+
+
+def test_training_leaves_checkpoint_metrics_and_config(folder: Path) -> None:
+    run = folder / "runs" / "circle"
+    assert {"checkpoint", "metrics.json", "run.toml", "tensorboard"} <= {path.name for path in run.iterdir()}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["figures"]["ndcg@10"]["value"] > 0.8
+
+
+def test_checkpoint_and_bundle_measure_the_same(folder: Path) -> None:
+    figures = []
+    for artifact in (folder / "runs/circle/checkpoint", folder / "bundle"):
+        own = json.loads(millirec("evaluate", artifact, "--json").stdout)[0]
+        assert own["protocol"].startswith("leave-last-out")
+        figures.append(own["figures"]["ndcg@10"]["value"])
+    assert figures[0] == pytest.approx(figures[1], abs=1e-6)
+
+
+def test_a_protocol_that_would_leak_is_refused(folder: Path) -> None:
+    done = millirec("evaluate", folder / "runs/circle/checkpoint")
+    assert "refused" in done.stderr
+
+
+def test_both_protocols_when_the_model_saw_no_future(folder: Path) -> None:
+    text = (folder / "run.toml").read_text().replace('"circle"', '"timed"')
+    (folder / "timed.toml").write_text(text + '[split]\nkind = "global-time"\nvalidation = 0.15\ntest = 0.15\n')
+    millirec("train", "-c", folder / "timed.toml")
+    results = json.loads(millirec("evaluate", folder / "runs/timed/checkpoint", "--json").stdout)
+    assert [result["protocol"].split(" ")[0] for result in results] == ["global-time", "leave-last-out"]
+
+
+def test_the_next_item_of_the_circle_is_recommended(folder: Path) -> None:
+    answer = json.loads(millirec("recommend", folder / "bundle", "--items", "i3,i4,i5", "-k", 2, "--json").stdout)
+    assert [entry["item"] for entry in answer["items"]][0] == "i6"
+
+
+def test_an_earlier_run_is_not_overwritten(folder: Path) -> None:
+    done = millirec("train", "-c", folder / "run.toml", code=2)
+    assert "--force" in done.stderr
+
+
+def test_bad_rows_fail_or_are_skipped_and_kept_aside(folder: Path) -> None:
+    text = (folder / "events.csv").read_text() + "u1,i1,yesterday\n"
+    (folder / "bad.csv").write_text(text)
+    config = (folder / "run.toml").read_text().replace("events.csv", "bad.csv").replace('"circle"', '"bad"')
+    (folder / "bad.toml").write_text(config.replace("epochs = 25", "epochs = 1"))
+    done = millirec("train", "-c", folder / "bad.toml", code=2)
+    assert "bad.csv" in done.stderr
+    assert "362" in done.stderr
+    done = millirec("train", "-c", folder / "bad.toml", "--on-error", "skip")
+    assert "1 bad rows" in done.stderr
+    assert "yesterday" in (folder / "runs/bad/rejected.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "-c", "absent.toml"), "absent.toml: cannot be read"),
+        (("evaluate", "."), "neither a checkpoint nor a bundle"),
+        (("pack", ".", "-o", "x"), "not a readable checkpoint"),
+        (("serve", "absent"), "absent"),
+        (("recommend", "absent", "--items", "a"), "absent"),
+        (("data", "inspect", "absent.csv"), "absent.csv"),
+        (("evaluate", ".", "--part", "train"), "--part"),
+    ],
+)
+def test_mistakes_exit_with_2_and_name_the_thing(arguments: tuple[str, ...], message: str) -> None:
+    done = millirec(*arguments, code=2)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_damaged_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(folder / "bundle", tmp_path / "bundle")
+    graph = tmp_path / "bundle" / "encoder.onnx"
+    data = bytearray(graph.read_bytes())
+    data[len(data) // 2] ^= 1
+    graph.write_bytes(data)
+    assert "encoder.onnx" in millirec("recommend", tmp_path / "bundle", "--items", "i1", code=2).stderr
+
+
+def test_help_and_version_need_no_torch() -> None:
+    code = "import sys; sys.modules['torch'] = sys.modules['polars'] = None; from millirec.cli.main import app; app(['{}'])"
+    for option in ("--help", "--version"):
+        done = subprocess.run([sys.executable, "-c", code.format(option)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
