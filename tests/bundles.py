@@ -1,5 +1,9 @@
 """Tiny bundles made by the real packer from an untrained network: fast, and the same every time."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +37,12 @@ def untrained(n_items: int = 60, config: SASRecConfig | None = None, seed: int =
 
 
 def tiny_bundle(folder: Path, name: str = "tiny", seed: int = 0) -> Path:
-    """A packed bundle of 60 items below `folder`."""
-    target = folder / name
-    pack(untrained(seed=seed), target, PackConfig(name=name))
-    return target
+    """A packed bundle of 60 items below `folder`: a copy of its own; packed once in a test run."""
+    return Path(shutil.copytree(_packed(name, seed), folder / name))
+
+
+@cache
+def _packed(name: str, seed: int) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="millirec-bundle-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pack(untrained(seed=seed), folder / name, PackConfig(name=name)).folder

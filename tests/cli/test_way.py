@@ -88,7 +88,7 @@ def test_both_protocols_when_the_model_saw_no_future(folder: Path) -> None:
 
 def test_the_next_item_of_the_circle_is_recommended(folder: Path) -> None:
     answer = json.loads(millirec("recommend", folder / "bundle", "--items", "i3,i4,i5", "-k", 2, "--json").stdout)
-    assert [entry["item"] for entry in answer["items"]][0] == "i6"
+    assert answer["items"][0]["item"] == "i6"
 
 
 def test_an_earlier_run_is_not_overwritten(folder: Path) -> None:
@@ -139,7 +139,8 @@ def test_a_damaged_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
 
 
 def test_help_and_version_need_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = sys.modules['polars'] = None; from millirec.cli.main import app; app(['{}'])"
+    code = "import sys; sys.modules['torch'] = sys.modules['polars'] = None; "
+    code += "from millirec.cli.main import app; app(['{}'])"
     for option in ("--help", "--version"):
         done = subprocess.run([sys.executable, "-c", code.format(option)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
