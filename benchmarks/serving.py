@@ -39,7 +39,7 @@ class Target:
     def __init__(self, url: str, pid: int, bundle: Bundle) -> None:
         where = urlsplit(url)
         self.host, self.port, self.tree = where.hostname or "", where.port or 80, ProcessTree.known(pid)
-        items, weights = bundle.catalog.vocabulary.ids, bundle.popularity[1:] + 1.0
+        items, weights = bundle.catalog.vocabulary.ids, (bundle.popularity[1:] + 1).astype("float64")
         self.requests = {
             path: requests(Questions(path=path, history=HISTORY), where.netloc, items, weights)
             for path in ("/noop", "/recommend")

@@ -12,7 +12,7 @@ import pytest
 from tests.bundles import tiny_bundle
 from tests.serving import Served, served
 
-SHORT = ("--seconds", "0.6", "--warm-up", "0.2", "--connections", "4", "--json")
+SHORT = ("--seconds", "0.4", "--warm-up", "0.2", "--connections", "4", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def report(*options: object) -> dict:
 
 def test_a_bundle_is_served_and_loaded_on_schedule(bundle: Path) -> None:
     found = report(bundle, "--rate", 100, "--history", 5)
-    assert (found["mode"], found["n"], found["errors"]) == ("open loop", 60, {})
+    assert (found["mode"], found["n"], found["errors"]) == ("open loop", 40, {})
     latency = found["latency_ms"]
     assert 0 < latency["p50"] <= latency["p90"] <= latency["p99"] <= latency["p99_9"] <= latency["max"]
     assert found["server"]["processes"] == 1
@@ -51,8 +51,8 @@ def test_a_bundle_is_served_and_loaded_on_schedule(bundle: Path) -> None:
 def test_saturation_of_a_url(server: Served) -> None:
     found = report(server.url, "--path", "/noop")
     assert (found["mode"], found["rate"], found["errors"]) == ("closed loop", None, {})
-    assert found["requests_per_second"] == pytest.approx(found["n"] / 0.6, rel=0.01)
-    assert found["n"] > 100
+    assert found["requests_per_second"] == pytest.approx(found["n"] / 0.4, rel=0.01)
+    assert found["n"] > 20
     assert found["server"]["processes"] == 3  # the supervisor and its two workers
 
 
@@ -61,18 +61,21 @@ def test_the_servers_own_users_and_poisson_arrivals(server: Served, tmp_path: Pa
     users.write_text("a\nb\n")
     found = report(server.url, "--users", users, "--rate", 50, "--poisson")
     assert found["errors"] == {}
-    assert 5 < found["n"] < 80
+    assert 3 < found["n"] < 80
 
 
-def test_known_users_are_fed_first(bundle: Path) -> None:
-    found = report(bundle, "--known-users", 3, "--history", 4, "--rate", 50)
+def test_known_users_are_fed_first(server: Served) -> None:
+    found = report(server.url, "--known-users", 3, "--history", 4, "--rate", 50, "--allow-writes")
     assert found["errors"] == {}
-    assert found["n"] == 30
+    assert found["n"] == 20
+    with httpx.Client(base_url=server.url) as client:
+        known = client.post("/recommend", json={"user": "bench-2", "explain": True}).json()
+    assert {item["source"] for item in known["items"]} == {"sequence"}
 
 
-def test_events_and_questions_mixed(bundle: Path) -> None:
+def test_events_and_questions_mixed(server: Served) -> None:
     for path in ("/feedback", "mixed"):
-        assert report(bundle, "--path", path, "--rate", 50)["errors"] == {}
+        assert report(server.url, "--path", path, "--rate", 50, "--allow-writes")["errors"] == {}
 
 
 def test_people_get_a_table(server: Served) -> None:

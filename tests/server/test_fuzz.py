@@ -7,7 +7,7 @@ import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-FUZZ = settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 HEADERS = {"content-type": "application/json"}
 PATHS = st.sampled_from(["/recommend", "/feedback", "/rank", "/noop"])
 NAMES = """event user session item items k exclude include where keep_seen context deadline_ms explain trace

@@ -55,7 +55,7 @@ class Candidates:
         return len(self.rows)
 
 
-class Stage(msgspec.Struct, frozen=True):
+class Stage(msgspec.Struct, frozen=True, gc=False):
     """One stage of a trace: how many candidates went in and came out, and the time it took.
 
     A stage that was done for several questions at once shows the time of all of them: each has waited for it.

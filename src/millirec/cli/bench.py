@@ -126,7 +126,7 @@ def _load_bundle(
     from millirec.frontier.questions import feed, requests
 
     bundle = open_bundle(folder)
-    items, weights = bundle.catalog.vocabulary.ids, bundle.popularity[1:] + 1.0
+    items, weights = bundle.catalog.vocabulary.ids, (bundle.popularity[1:] + 1).astype("float64")
     with ExitStack() as stack:
         cores, _ = stack.enter_context(cores_apart(workers))
         if cores is None:

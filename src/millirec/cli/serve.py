@@ -26,6 +26,9 @@ def serve(
         Path, typer.Option(help="The folder of the event log and the user state; made when missing.")
     ] = Path("millirec-data"),
     max_in_flight: Annotated[int, typer.Option(help="Requests a worker handles at a time.")] = 1024,
+    expire_after_days: Annotated[
+        float | None, typer.Option(help="Forget users and sessions untouched for so long; their events stay in the log.")
+    ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
     yardstick: Annotated[
         bool, typer.Option("--yardstick", help="Open POST /noop, which `millirec bench` compares with.")
@@ -48,6 +51,7 @@ def serve(
         workers=workers,
         max_in_flight=max_in_flight,
         access_log=access_log,
+        expire_after_days=expire_after_days,
         yardstick=yardstick,
     )
     if host not in _LOOPBACK:

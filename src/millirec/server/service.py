@@ -1,6 +1,7 @@
 """`Service`: the one open engine of a worker, and whether it may be asked just now."""
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from millirec.server.settings import ServerSettings
 from millirec.server.turn import Turn
 from millirec.server.wire import RankedResponse, scored
 
+_SWEEP_SECONDS = 3600
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,6 +66,8 @@ class Service:
         self.on_start()
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(self._open()), loop.create_task(self._tick())]
+        if self.settings.expire_after_days is not None:
+            self._tasks.append(loop.create_task(self._sweep()))
 
     async def stop(self) -> None:
         """Commit what is pending and close. No answer is given after this."""
@@ -98,6 +102,13 @@ class Service:
         while True:
             await asyncio.sleep(1)
             self.monitor.flush(self.in_flight)
+
+    async def _sweep(self) -> None:
+        """Expired states count as empty at once; this gives their room back."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            if self._engine is not None:
+                await asyncio.to_thread(self._engine.store.sweep)
 
     def enter(self) -> None:
         """Admit one more request, or raise `Fault` 429 or 503."""
@@ -143,13 +154,16 @@ def open_engine(settings: ServerSettings) -> Engine:
     limits = HistoryLimits()
     if bundle.max_length > limits.window:
         limits = msgspec.structs.replace(limits, window=bundle.max_length)
-    store = StateStore(Path(settings.data), StoreSettings(limits=limits))
+    store = StateStore(Path(settings.data), StoreSettings(limits=limits, expire_after_days=settings.expire_after_days))
     try:
         engine = Engine(bundle, store)
         warm_up(engine, settings.max_batch)
     except BaseException:
         store.close()
         raise
+    # What is there now stays: the collector need not walk through it again and again.
+    gc.collect()
+    gc.freeze()
     return engine
 
 

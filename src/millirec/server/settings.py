@@ -11,6 +11,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `bundle` and `data` are folders. `body_bytes`: longest body taken. `max_in_flight`: requests that one worker
     handles at a time; more are answered with 429. `max_batch`: most questions that share one encoder call.
     `yardstick` opens POST /noop, the benchmark's yardstick. `grace_seconds`: how long a stop waits for answers.
+    `expire_after_days`: users and sessions untouched for so long are forgotten (their events stay in the log).
     """
 
     bundle: str
@@ -24,6 +25,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     yardstick: bool = False
     access_log: bool = False
     grace_seconds: int = 20
+    expire_after_days: float | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:

@@ -124,7 +124,7 @@ class RankRequest(_Wire, frozen=True, kw_only=True):
     trace: bool = False
 
 
-class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True):
+class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One recommended item; a higher score is better, null means that the model does not know the item."""
 
     item: str

@@ -194,5 +194,27 @@ def clean(path: Path) -> bool:
     return not decoder.getstate()[0]
 
 
+def well_quoted(path: Path, separator: bytes) -> bool:
+    """Does every quote begin a field, end one, or stand doubled within one (RFC 4180)?"""
+    before = np.frombuffer(separator[-1:] + b'\n"', np.uint8)
+    after = np.frombuffer(separator[:1] + b'\r\n"', np.uint8)
+    inside = 0
+    last = b"\n"
+    with path.open("rb") as stream:
+        chunk = stream.read(_CHUNK).removeprefix(codecs.BOM_UTF8)
+        while chunk:
+            following = stream.read(_CHUNK)
+            if b'"' in chunk:
+                text = np.frombuffer(last + chunk + (following[:1] or b"\n"), np.uint8)
+                at = np.flatnonzero(text[1:-1] == 34) + 1
+                opening = (np.arange(len(at)) + inside) % 2 == 0
+                good = np.where(opening, np.isin(text[at - 1], before), np.isin(text[at + 1], after))
+                if not good.all():
+                    return False
+                inside = (inside + len(at)) % 2
+            last, chunk = chunk[-1:], following
+    return not inside
+
+
 def _widest(ends: "np.ndarray[tuple[int], np.dtype[np.int64]]") -> int:
     return int(np.diff(ends).max(initial=0))

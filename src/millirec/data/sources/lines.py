@@ -3,9 +3,12 @@
 Both paths give the same columns of strings and the same checks (`checks.py`) judge them.
 """
 
-import csv
+import math
+import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import IO
 
@@ -14,11 +17,16 @@ import polars as pl
 
 from millirec.data.errors import DataError
 from millirec.data.sources.checks import LINE, REASON, TEXT, Checks
-from millirec.data.sources.files import MAX_LINE, File, clean
+from millirec.data.sources.files import MAX_LINE, File, clean, well_quoted
 from millirec.data.sources.rejects import Rejects
 
 _BATCH = 8 << 20
 _BOM = b"\xef\xbb\xbf"
+_QUOTED = re.compile(r'"([^"]*(?:""[^"]*)*)"(?!")')
+
+
+class _OpenError(ValueError):
+    """A record that may go on in the next line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +39,28 @@ class Layout:
     quoted: bool = True
 
     def split(self, text: str) -> list[str]:
-        """The fields of one record. Raises ValueError when the quotes do not match."""
+        """The fields of one record, quoted as RFC 4180 says. Raises ValueError when it is none, _OpenError when cut."""
         if not self.quoted or '"' not in text:
             return text.split(self.separator)
-        try:
-            return next(csv.reader(text.splitlines(keepends=True), delimiter=self.separator, strict=True))
-        except (csv.Error, StopIteration) as error:
-            raise ValueError(str(error)) from error
+        fields: list[str] = []
+        at = 0
+        while True:
+            if text.startswith('"', at):
+                found = _QUOTED.match(text, at)
+                if found is None:
+                    raise _OpenError("a quote is never closed")
+                at = found.end()
+                fields.append(found[1].replace('""', '"'))
+            else:
+                end = text.find(self.separator, at)
+                end = len(text) if end < 0 else end
+                fields.append(text[at:end])
+                at = end
+            if at == len(text):
+                return fields
+            if not text.startswith(self.separator, at):
+                raise ValueError("text after a closing quote")
+            at += len(self.separator)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +78,7 @@ def read_lines(file: File, path: Path, layout: Layout | JsonLines, rules: Checks
 
     Raises DataError at the first bad line, or sets bad lines aside, as `rejects` says.
     """
-    if clean(path) and not (isinstance(layout, JsonLines) and layout.nested):
+    if clean(path) and _quick(path, layout):
         frame = _fast(path, layout, rules)
         if frame is not None:
             return frame
@@ -63,6 +86,18 @@ def read_lines(file: File, path: Path, layout: Layout | JsonLines, rules: Checks
     if not sum(len(f) for f in frames):
         raise DataError(f"{file.label}: no row can be read", "check the file, its format and columns")
     return pl.concat(frames)
+
+
+def _quick(path: Path, layout: Layout | JsonLines) -> bool:
+    """Whether Polars reads the file as we would; it is lenient with stray quotes, and writes lists otherwise."""
+    if isinstance(layout, JsonLines):
+        return not layout.nested
+    separator = layout.separator.encode()
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        if stream.read() == separator[-1:]:  # an empty field too many in the very last line
+            return False
+    return not layout.quoted or well_quoted(path, separator)
 
 
 def _fast(path: Path, layout: Layout | JsonLines, rules: Checks) -> pl.DataFrame | None:
@@ -176,15 +211,20 @@ def _json_fields(text: str, wanted: list[str]) -> tuple[list[str | None], str | 
     found: list[str | None] = []
     for name in wanted:
         value = row.get(name)
-        plain = value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
-        found.append(plain)
+        found.append(value if value is None or isinstance(value, str) else _text(value))
     return found, None
+
+
+def _text(value: object) -> str:
+    """A JSON value that is no text, written as Polars writes it: 3.0 is 3, 1e2 is 100."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return msgspec.json.encode(value).decode()
+    return format(Decimal(repr(value)), "f").removesuffix(".0")
 
 
 def _records(stream: IO[bytes], layout: Layout | JsonLines) -> Iterator[Record]:
     """One record a line, but for quoted fields that go over several lines."""
     lines = numbered(stream)
-    quoted = isinstance(layout, Layout) and layout.quoted
     header = isinstance(layout, Layout) and layout.header
     ahead: list[Record] = []
     while (record := ahead.pop(0) if ahead else next(lines, None)) is not None:
@@ -192,28 +232,40 @@ def _records(stream: IO[bytes], layout: Layout | JsonLines) -> Iterator[Record]:
             record.text = record.text.removeprefix(_BOM)
             if header:
                 continue
-        if quoted and not record.reason and record.text.count(b'"') % 2:
-            yield _closed(record, ahead, lines)
+        if isinstance(layout, Layout) and layout.quoted and not record.reason and b'"' in record.text:
+            yield _closed(record, ahead, lines, layout)
         else:
             yield record
 
 
-def _closed(first: Record, ahead: list[Record], lines: Iterator[Record]) -> Record:
-    """A record whose quotes close on a later line; else its first line alone is bad and reading goes on after."""
+def _closed(first: Record, ahead: list[Record], lines: Iterator[Record], layout: Layout) -> Record:
+    """A record whose quotes close on a later line; else its first line alone is bad and reading goes on after it.
+
+    Two stray quotes far apart must not swallow the good lines between them: what they enclose is no whole record.
+    """
     taken: list[Record] = []
-    text = first.text
-    while len(text) <= MAX_LINE // 8 and len(taken) < 100:
+    raw = first.text
+    while _open(raw, layout) and len(raw) <= MAX_LINE // 8 and len(taken) < 100:
         following = ahead.pop(0) if ahead else next(lines, None)
-        if following is None:
-            break
+        if following is None or following.reason:
+            ahead[:0] = taken if following is None else [*taken, following]
+            return first
         taken.append(following)
-        if following.reason:
-            break
-        text += following.text
-        if text.count(b'"') % 2 == 0:
-            return Record(first.line, text, len(text))
-    ahead[:0] = taken
-    return Record(first.line, first.text, first.size, "a quote is never closed")
+        raw += following.text
+    whole = Record(first.line, raw, len(raw))
+    if taken and _fields(whole, layout, [])[1]:
+        ahead[:0] = taken
+        return first
+    return whole
+
+
+def _open(raw: bytes, layout: Layout) -> bool:
+    """Does the record end within quotes?"""
+    try:
+        layout.split(raw.decode().rstrip("\r\n"))
+    except ValueError as error:
+        return isinstance(error, _OpenError)
+    return False
 
 
 def numbered(stream: IO[bytes]) -> Iterator[Record]:

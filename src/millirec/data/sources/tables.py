@@ -183,7 +183,10 @@ def _layout(file: File, plain: Path, separator: str | None, header: bool) -> Lay
         what = "a NUL byte (a binary file?)" if "\0" in first else "empty"
         raise DataError(f"{file.label}: line 1: {what}", "give a table of text, or name its format")
     separator = separator or next((s for s in _SEPARATORS if s in first), ",")
-    fields = first.split(separator) if separator == "::" else next(csv.reader([first], delimiter=separator))
+    try:
+        fields = first.split(separator) if separator == "::" else next(csv.reader([first], delimiter=separator))
+    except csv.Error as error:
+        raise DataError(f"{file.label}: line 1: {error}", "write lines that end in a newline") from error
     if not header:
         return Layout(tuple(str(i + 1) for i in range(len(fields))), separator, False)
     heads = tuple(name.strip() or f"column {i}" for i, name in enumerate(fields, start=1))
