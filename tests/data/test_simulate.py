@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from millirec.data.catalog import Categorical, MultiValued
+from millirec.data.catalog import Categorical, MultiValued, Numeric, Text
 from millirec.data.errors import ConfigError
 from millirec.data.simulate import CAUSES, Simulation, simulate, write
 from millirec.data.sources import FeatureTable, TableConfig, read
@@ -121,6 +121,20 @@ def test_tags_belong_to_the_category(small: Simulation) -> None:
         assert not (items.matches("tags", tag) & ~items.matches("category", tag[:2])).any()
 
 
+def test_vectors_and_titles_tell_the_category(small: Simulation) -> None:
+    items = small.dataset.items
+    category, vector, title = (items.features[name] for name in ("category", "vector", "title"))
+    assert isinstance(category, Categorical)
+    assert isinstance(vector, Numeric)
+    assert isinstance(title, Text)
+    assert np.isnan(vector.numbers[0]).all()
+    codes, points = category.codes[1:], vector.numbers[1:]
+    centres = np.stack([points[codes == code].mean(0) for code in range(6)])
+    nearest = ((points[:, None] - centres) ** 2).sum(-1).argmin(1)
+    assert (nearest == codes).mean() > 0.95
+    assert all(f"topic {code}," in text for code, text in zip(codes, title.texts[1:], strict=True))
+
+
 def test_new_items_arrive_over_time_and_never_before_their_time() -> None:
     world = World(with_(new_items=0.5, events=20_000))
     epoch = -1
@@ -150,13 +164,19 @@ def test_true_probabilities_sum_to_one() -> None:
 def test_items_come_as_often_as_their_probability_says() -> None:
     world = World(with_(new_items=0.5))
     world._move(0)
-    rng, n, previous = np.random.default_rng(1), 200_000, 50
+    late = world.arrivals[world.successors(np.arange(120))] > 0
+    previous = int(np.flatnonzero(late.any(1) & ~late.all(1))[0])  # one successor is there, another is not
+    rng, n = np.random.default_rng(1), 200_000
     drawn, causes, _ = world._choose(rng, np.full(n, 3), np.full(n, previous), 0)
     told = world._probabilities(np.full(120, 3), np.arange(120), np.full(120, previous), 0)
     counted = np.bincount(drawn, minlength=120) / n
     # Five standard deviations of each count.
     assert (np.abs(counted - told) <= 5 * np.sqrt(told * (1 - told) / n) + 1e-6).all()
     assert set(causes.tolist()) == {POPULARITY, INTEREST, SEQUENCE}
+    assert np.isin(drawn[causes == SEQUENCE], world.successors(np.array([previous]))).all()
+    # Successors that have not arrived leave their share to popularity.
+    gone = (np.array([0.6, 0.25, 0.15]) * (world.arrivals[world.successors(np.array([previous]))[0]] > 0)).sum()
+    assert (causes == SEQUENCE).mean() == pytest.approx(SMALL.sequence_share * (1 - gone), abs=0.01)
 
 
 def test_popularity_is_zipf_and_drifts() -> None:

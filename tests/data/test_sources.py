@@ -410,6 +410,15 @@ def test_filters_leave_the_largest_stable_part(
         ]
 
 
+def test_after_a_filter_rows_follow_the_first_appearance_of_what_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text("9 b\n1 a\n1 b\n2 c\n2 a\n")
+    dataset = read(SequenceFileConfig(path=str(path), min_user_events=2))
+    assert dataset.items.vocabulary.ids == ("a", "b", "c")
+    assert dataset.users.vocabulary.ids == ("1", "2")
+    assert [(u, i) for u, i, _ in events(dataset)] == [("1", "a"), ("1", "b"), ("2", "c"), ("2", "a")]
+
+
 def test_configs_go_through_plain_data_and_refuse_nonsense() -> None:
     configs: list[SourceConfig] = [
         MovieLensConfig(path="x"),

@@ -105,6 +105,13 @@ print(done.rejected, len(done.interactions), (resource.getrusage(resource.RUSAGE
     assert grown < 100, "MiB for a line of 300 MiB"
 
 
+def test_an_endless_line_is_noticed_in_columns_that_nobody_reads(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"user,item,time,text\nu,i,1,short\nu,j,2," + b"x" * 2_000_000 + b"\n")
+    with pytest.raises(DataError, match="line 3: a line of 2,000,007 bytes"):
+        read(TableConfig(path=str(path)))
+
+
 WHOLE_FILES = {
     "empty": (b"", "the file is empty"),
     "heading only": (HEAD, "no row can be read"),
@@ -112,6 +119,7 @@ WHOLE_FILES = {
     "a name twice": (b"user,item,item,time\nu,i,j,3\n", "line 1: the heading names 'item' twice"),
     "unknown names": (b"who,what,when\nu,i,3\n", "which column is the user? there are who, what, when"),
     "binary": (b"\x00\x01\x02\xfe" * 100, "line 1:"),
+    "a NUL in the heading": (b"us\x00er,item\nu,i\n", "line 1: a NUL byte"),
     "a JSON array": (b'[{"user": 1}]', "one JSON array"),
     "JSON without an object": (b"{broken\n{broken\n", "line 1: not a JSON object"),
     "half a parquet": (b"PAR1 and then nothing", "not a whole parquet file"),

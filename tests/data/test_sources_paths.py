@@ -1,5 +1,6 @@
 """The quick path (Polars) and the careful one (line by line) read the same from the same file, whatever is in it."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millirec.data.errors import DataError
-from millirec.data.sources import TableConfig, lines, read
+from millirec.data.sources import TableConfig, files, lines, read
 
 CSV_PIECES = [
     *('"', '""', "a", "b", "é", " ", "1", "\n", "\r\n", "\r", ",", ",,"),
@@ -66,14 +67,52 @@ def test_quotes_and_lines_across_the_chunks_of_a_large_file(tmp_path: Path) -> N
     n = 250_000
     path.write_text("user,item,time\n" + "".join(row.format(k % 977, k % 1009, k) for k in range(n)))
     assert path.stat().st_size > 5 << 20
-    assert lines.well_quoted(path, b",")
+    assert files.well_quoted(path, b",")
     data = read(TableConfig(path=str(path), time_unit="ms"))
     assert len(data.interactions) == n
     assert data.users.vocabulary.ids[5] == 'u "5"'
     assert data.items.vocabulary.ids[7] == "i\n,7"
-    with path.open("r+b") as stream:
-        stream.seek(-12, 2)
-        assert stream.read(1) != b'"'
-        stream.seek(-12, 2)
-        stream.write(b'"')
-    assert not lines.well_quoted(path, b",")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.sampled_from([b'"', b'""', b",", b"\n", b"\r\n", b"a", "é".encode(), b"\xff"])).map(b"".join),
+    st.integers(1, 9),
+)
+def test_checks_in_chunks_see_what_they_see_at_once(
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes, chunk: int
+) -> None:
+    path = tmp_path_factory.mktemp("chunks") / "log.csv"
+    path.write_bytes(raw)
+    at_once = files.clean(path), files.well_quoted(path, b",")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "_CHUNK", chunk)
+        assert (files.clean(path), files.well_quoted(path, b",")) == at_once
+        patch.setattr(files, "MAX_LINE", 3)
+        fits = max(map(len, io.BytesIO(raw).readlines()), default=0) <= 3
+        assert files.clean(path) == (at_once[0] and fits)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'"a","b"\n', True),
+        (b'"a ""x"" b",2\n', True),
+        (b'"a\nb",\n""', True),
+        (b'""""', True),
+        (b'a"b,c', False),
+        (b'"a"b,c', False),
+        (b'"a" ,c', False),
+        (b'"a', False),
+    ],
+)
+def test_what_is_well_quoted(tmp_path: Path, raw: bytes, expected: bool) -> None:
+    (tmp_path / "x").write_bytes(raw)
+    assert files.well_quoted(tmp_path / "x", b",") is expected
+
+
+def test_an_empty_field_too_many_in_the_very_last_line(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,time\na,b,1\na,c,2,")
+    with pytest.raises(DataError, match="line 3: 4 fields instead of 3"):
+        read(TableConfig(path=str(path)))

@@ -175,7 +175,7 @@ def find(path: Path, names: Sequence[str]) -> File | None:
 
 
 def clean(path: Path) -> bool:
-    """Is every byte fit to be parsed at full speed: UTF-8, no NUL, no line above MAX_LINE? Reads in chunks."""
+    """Is every byte fit to be parsed at full speed: UTF-8, no NUL, no line (its end counted) above MAX_LINE? Reads in chunks."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     since = 0
     with path.open("rb") as stream:
@@ -183,7 +183,7 @@ def clean(path: Path) -> bool:
             if b"\0" in chunk:
                 return False
             ends = np.flatnonzero(np.frombuffer(chunk, np.uint8) == 10)
-            longest = since + len(chunk) if not len(ends) else max(since + int(ends[0]), _widest(ends))
+            longest = since + len(chunk) if not len(ends) else max(since + int(ends[0]) + 1, _widest(ends))
             since = since + len(chunk) if not len(ends) else len(chunk) - int(ends[-1]) - 1
             if max(longest, since) > MAX_LINE:
                 return False
