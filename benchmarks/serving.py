@@ -1,6 +1,6 @@
 """How much of the server's own speed is left when every request is encoded in full; and latency at half load.
 
-    python benchmarks/serving.py BUNDLE                  about two minutes on 2 cores
+    python benchmarks/serving.py                         about two minutes on 2 cores, after benchmarks/quality.py
     python benchmarks/serving.py runs/NAME/bundle --rounds 7 --seconds 5
 
 One server on one core, the load generator on another. Rounds of POST /noop (HTTP and JSON alone, the same request
@@ -12,6 +12,7 @@ arrivals. The figures go to benchmarks/results/serving.json.
 import argparse
 import json
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -99,16 +100,26 @@ def _had_its_core(report: LoadReport) -> bool:
     return report.server is None or report.server.cpu > 0.95
 
 
+def packed() -> Path:
+    """The bundle of the SASRec that benchmarks/quality.py has trained."""
+    run = ROOT / "runs" / "sasrec-ml1m"
+    if not (run / "checkpoint").exists():
+        raise SystemExit("runs/sasrec-ml1m/checkpoint is missing -> run benchmarks/quality.py --only sasrec first")
+    command = ["pack", str(run / "checkpoint"), "-o", str(run / "bundle")]
+    subprocess.run([sys.executable, "-m", "millirec", *command], check=True, stdout=subprocess.DEVNULL)
+    return run / "bundle"
+
+
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path, help="a bundle's folder")
+    parser.add_argument("bundle", type=Path, nargs="?", help="a bundle; absent: the SASRec of benchmarks/quality.py")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("-o", "--output", type=Path, default=RESULT)
     options = parser.parse_args()
-    figures = measure(options.bundle, options.rounds, options.seconds, options.connections)
+    figures = measure(options.bundle or packed(), options.rounds, options.seconds, options.connections)
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     half, latency = figures["half_load"], figures["half_load"]["latency_ms"]

@@ -11,7 +11,9 @@ from millirec.engine.batcher import encode_all, groups
 def test_groups_by_hand() -> None:
     # 10 + 10 + 12: 36 cells, 4 padded (11 %). With 40 it would be 160 cells and 88 padded.
     assert groups([10, 40, 12, 10, 39]) == [[0, 3, 2], [4, 1]]
-    assert groups([5] * 9) == [[0, 1, 2, 3, 4, 5, 6, 7], [8]]
+    assert groups([5] * 9, max_batch=8) == [[0, 1, 2, 3, 4, 5, 6, 7], [8]]
+    assert [len(group) for group in groups([200] * 12)] == [5, 5, 2]  # at most 1,024 cells
+    assert [len(group) for group in groups([2_000] * 2)] == [1, 1]  # but one always goes
     assert groups([]) == []
 
 

@@ -183,9 +183,11 @@ class _Run:
 
     def _filter(self, candidates: Candidates) -> Candidates:
         for name, stage in self.cascade._filters:
-            n = len(candidates)
             kept = keep(stage, self.shelf, self.asked, candidates.rows)
-            if kept is not None and not kept.all():
+            if kept is None:  # nothing to say to this question: no stage
+                continue
+            n = len(candidates)
+            if not kept.all():
                 at = kept.nonzero()[0]
                 rows, scores = candidates.rows.take(at), candidates.scores.take(at)
                 candidates = Candidates(rows, scores, candidates.source, candidates.ordered)

@@ -27,7 +27,8 @@ def serve(
     ] = Path("millirec-data"),
     max_in_flight: Annotated[int, typer.Option(help="Requests a worker handles at a time.")] = 1024,
     expire_after_days: Annotated[
-        float | None, typer.Option(help="Forget users and sessions untouched for so long; their events stay in the log.")
+        float | None,
+        typer.Option(help="Forget users and sessions untouched for so long; their events stay in the log."),
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
     yardstick: Annotated[

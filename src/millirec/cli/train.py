@@ -71,7 +71,7 @@ def _read(run: "RunConfig", folder: Path, on_error: str) -> "Dataset":
         note(f"[yellow]{dataset.rejected:,} bad rows left out:[/yellow] {folder / 'rejected.jsonl'}")
     if dataset.protocol == "none":
         dataset = split(dataset, run.split)
-    for leak in audit(dataset):
+    for leak in audit(dataset, repeats=run.train.repeats):
         note(f"[yellow]leak:[/yellow] {leak.kind}: {leak.explanation} ({leak.count} times, such as {leak.example})")
     note(
         f"{len(dataset.interactions):,} events, {len(dataset.users):,} users, "

@@ -5,6 +5,7 @@ Row 0 is padding and "unknown"; real entries have rows 1..n. Every array over a 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,8 +39,7 @@ class Vocabulary:
 
     def rows(self, names: Iterable[str]) -> NDArray[np.int32]:
         """The rows of several ids, shape (n,), 0 where unknown."""
-        get = self._rows.get
-        return np.array([get(name, 0) for name in names], np.int32)
+        return np.fromiter(map(self._rows.get, names, repeat(0)), np.int32)
 
     def id(self, row: int) -> str:
         """The id of a row in 1..n. Raises IndexError for others."""

@@ -32,7 +32,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_k: int = 1_000
     max_items: int = 10_000
     threads: int = 1
-    max_batch: int = 8
+    max_batch: int = 16
     max_padding: float = 0.25
 
     def __post_init__(self) -> None:

@@ -32,6 +32,9 @@ class ExactIndex:
         own[~np.isfinite(own).all(axis=1)] = np.nan
         own[0] = np.nan
         self._vectors = own
+        self._unfit = np.flatnonzero(np.isnan(own[:, 0]))
+        # No product with a query below this bound can overflow.
+        self._safe = float(np.finfo(np.float32).max / 4 / max(np.nansum(np.abs(own), axis=1).max(), 1e-30))
 
     @property
     def n_items(self) -> int:
@@ -48,9 +51,17 @@ class ExactIndex:
         out = Matches.nothing(len(vectors), k)
         step = max(1, _CHUNK // len(self._vectors))
         for start in range(0, len(vectors), step):
-            scores = _products(vectors[start : start + step], self._vectors.T)
+            scores = self._catalogue_scores(vectors[start : start + step])
             _best(scores, k, Matches(out.rows[start : start + step], out.scores[start : start + step]))
         return out
+
+    def _catalogue_scores(self, vectors: Floats) -> Floats:
+        """Inner products (B, n + 1) with every row, what is no number at -inf."""
+        if not np.abs(vectors).max(initial=0) < self._safe:  # NaN too takes the careful way
+            return _products(vectors, self._vectors.T)
+        scores: Floats = vectors @ self._vectors.T
+        scores[:, self._unfit] = -np.inf
+        return scores
 
     def scores(self, vectors: Floats, rows: Rows) -> Floats:
         """Inner products (B, C) of each query with its own rows."""

@@ -175,7 +175,7 @@ def find(path: Path, names: Sequence[str]) -> File | None:
 
 
 def clean(path: Path) -> bool:
-    """Is every byte fit to be parsed at full speed: UTF-8, no NUL, no line (its end counted) above MAX_LINE? Reads in chunks."""
+    """Is every byte fit to be parsed at full speed: UTF-8, no NUL, no line above MAX_LINE (its end counted)?"""
     decoder = codecs.getincrementaldecoder("utf-8")()
     since = 0
     with path.open("rb") as stream:
