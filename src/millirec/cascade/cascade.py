@@ -187,7 +187,7 @@ class _Run:
             if kept is None:  # nothing to say to this question: no stage
                 continue
             n = len(candidates)
-            if not kept.all():
+            if np.count_nonzero(kept) < n:
                 at = kept.nonzero()[0]
                 rows, scores = candidates.rows.take(at), candidates.scores.take(at)
                 candidates = Candidates(rows, scores, candidates.source, candidates.ordered)

@@ -31,11 +31,10 @@ def encode(items: Sequence[NDArray[np.int32]], times: Sequence[NDArray[np.int64]
     """
     kept_items, kept_times = [], []
     for i, rows in enumerate(items):
-        known = rows > 0
-        whole = bool(known.all())
-        kept_items.append((rows if whole else rows[known])[-max_length:])
+        whole = np.count_nonzero(rows) == len(rows)
+        kept_items.append((rows if whole else rows[rows > 0])[-max_length:])
         if times is not None:
-            kept_times.append((times[i] if whole else times[i][known])[-max_length:])
+            kept_times.append((times[i] if whole else times[i][rows > 0])[-max_length:])
     lengths = np.fromiter((len(rows) for rows in kept_items), np.int32, len(kept_items))
     width = max(int(lengths.max(initial=0)), 1)
     out = np.zeros((len(kept_items), width), np.int32)

@@ -173,10 +173,10 @@ class Engine:
     def _turn(self, loaded: Loaded, place: int, query: Query) -> _Turn:
         """Check a question and take from it what needs no state."""
         self._check_k(query.k)
-        for name in ("items", "exclude", "include", "candidates"):
-            ids = getattr(query, name)
-            if ids is not None and len(ids) > self.settings.max_items:
-                raise QueryError(f"{name}: {len(ids)} ids, at most {self.settings.max_items} are taken", "send fewer")
+        self._check_ids("items", query.items)
+        self._check_ids("exclude", query.exclude)
+        self._check_ids("include", query.include)
+        self._check_ids("candidates", query.candidates)
         asked = Asked(query.k, None, _NONE, _NONE)
         if query.items is None:
             key = state_key(query.user, query.session) if query.user or query.session else None

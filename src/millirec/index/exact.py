@@ -34,7 +34,9 @@ class ExactIndex:
         self._vectors = own
         self._unfit = np.flatnonzero(np.isnan(own[:, 0]))
         # No product with a query below this bound can overflow.
-        self._safe = float(np.finfo(np.float32).max / 4 / max(np.nansum(np.abs(own), axis=1).max(), 1e-30))
+        self._safe = float(
+            np.finfo(np.float32).max / 4 / max(np.nansum(np.abs(own), axis=1, dtype=np.float64).max(initial=0), 1e-30)
+        )
 
     @property
     def n_items(self) -> int:

@@ -164,6 +164,7 @@ def open_engine(settings: ServerSettings) -> Engine:
     # What is there now stays: the collector need not walk through it again and again.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
     return engine
 
 
