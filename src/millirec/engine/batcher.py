@@ -52,7 +52,7 @@ def encode_all(
         places = [known[at] for at in group]
         batch = encode([items[i] for i in places], times and [times[i] for i in places], max_length)
         vectors = run(batch)
-        finite: list[bool] = np.isfinite(vectors).all(axis=1).tolist()  # one a vector
+        finite = np.isfinite(vectors).all(axis=1)
         for place, vector, sane in zip(places, vectors, finite, strict=True):
             if sane:
                 out[place] = vector
