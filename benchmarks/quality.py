@@ -11,7 +11,6 @@ benchmarks/results/, and one table in docs/quality.md.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -87,9 +86,11 @@ def run(name: str, seed: int) -> None:
     config = RUNS / f"{label}.toml"
     RUNS.mkdir(exist_ok=True)
     config.write_text(f"{head}{MODELS[name]}\n[machine]\nseed = {seed}\n", encoding="utf-8")
-    began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, "-m", "millirec", "train", "-c", str(config), "--force"], check=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", "millirec", "train", "-c", str(config), "--force"])
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{label}: training failed")
     metrics = json.loads((RUNS / label / "metrics.json").read_text())
     result = {
         "name": name,
@@ -101,8 +102,8 @@ def run(name: str, seed: int) -> None:
         "validation": metrics["validation"],
         "training_seconds": metrics["seconds"],
         "wall_seconds": time.monotonic() - began,
-        "cpu_seconds": after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        "peak_memory_mib": after.ru_maxrss / 1024,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_memory_mib": usage.ru_maxrss / 1024,
         "machine": describe(),
     }
     (RESULTS / f"quality-{label}.json").write_text(json.dumps(result, indent=1) + "\n")
@@ -134,7 +135,8 @@ def row(result: dict[str, Any]) -> str:
     chosen = (figures["ndcg@10"], figures["hr@10"])
     cells = [f"{figure['value']:.4f} ±{(figure['high'] - figure['low']) / 2:.4f}" for figure in chosen]
     coverage, minutes = figures["coverage@10"]["value"], result["training_seconds"] / 60
-    tail = f"{coverage:.3f} | {minutes:.1f} | {result['peak_memory_mib']:.0f}"
+    memory = f"{result['peak_memory_mib']:.0f}" if "peak_memory_mib" in result else ""
+    tail = f"{coverage:.3f} | {minutes:.1f} | {memory}"
     return f"| millirec {result['name']} | seed {result['seed']} | {cells[0]} | {cells[1]} | {tail} |"
 
 
