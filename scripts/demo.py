@@ -40,7 +40,7 @@ def main() -> None:
     server, address = serve(bundle)
     try:
         show_live_answers(address, bundle)
-        print(f"\nFrom nothing to live answers in {(time.monotonic() - began) / 60:.1f} minutes.")
+        print(f"\nFrom the log to live answers in {(time.monotonic() - began) / 60:.1f} minutes.")
         if os.environ.get("DETACH") not in (None, "", "0"):
             return
         print(f"The server runs at {address} (its API: {address}/docs). Ctrl-C stops it.")

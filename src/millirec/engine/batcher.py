@@ -52,7 +52,7 @@ def encode_all(
         places = [known[at] for at in group]
         batch = encode([items[i] for i in places], times and [times[i] for i in places], max_length)
         vectors = run(batch)
-        finite = np.isfinite(vectors).all(axis=1)
+        finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
         for place, vector, sane in zip(places, vectors, finite, strict=True):
             if sane:
                 out[place] = vector
