@@ -59,7 +59,7 @@ class ExactIndex:
 
     def _catalogue_scores(self, vectors: Floats) -> Floats:
         """Inner products (B, n + 1) with every row, what is no number at -inf."""
-        if not np.abs(vectors).max(initial=0) < self._safe:  # NaN too takes the careful way
+        if not float(np.abs(vectors).max(initial=0)) < self._safe:  # NaN too takes the careful way
             return _products(vectors, self._vectors.T)
         scores: Floats = vectors @ self._vectors.T
         scores[:, self._unfit] = -np.inf
