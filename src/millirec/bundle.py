@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 EXACT_BELOW = 50_000  # items: from there on the compressed index is more than twice as fast
 
-_MANIFEST, _ENCODER, _POPULARITY = "manifest.json", "encoder.onnx", "popularity.safetensors"
-_FIELDS = frozenset({"items", "lengths", "times"})
+_MANIFEST, _ENCODER, _STEP, _POPULARITY = "manifest.json", "encoder.onnx", "step.onnx", "popularity.safetensors"
+_FIELDS = frozenset({"items", "lengths", "times", "now"})
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.[A-Za-z0-9_-]+)*")
 _AGAIN = "pack the checkpoint again"
 
@@ -72,7 +72,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What a bundle holds and where it comes from.
 
     `model` is the model's config as plain JSON; `inputs` the names of the graph's inputs; `parity_error` the
-    measured difference between graph and network; `index_recall` the measured recall@10 of the index against
+    measured difference between graphs and network; `state_size` the numbers in a user's state when there is a graph
+    that goes on from it by one event, 0 when there is none; `index_recall` the measured recall@10 of the index against
     exact search. `content_hash` covers what was packed, so not `created`; `seal` covers all other fields.
     """
 
@@ -93,6 +94,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     index_recall: float
     cascade: CascadeConfig
     files: dict[str, FileEntry]
+    state_size: int = 0
     content_hash: str = ""
     seal: str = ""
 
@@ -129,13 +131,22 @@ class Bundle:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """Names of the graph's inputs: `items` int32 (B, L), `lengths` int32 (B,), `times` int64 (B, L)."""
+        """The graph's inputs: `items` int32 and `times` int64 (B, L), `lengths` int32 and `now` int64 (B,)."""
         return self.manifest.inputs
 
     @property
     def encoder(self) -> Path:
         """The graph; its output is `user_vectors` float32 (B, dim)."""
         return self.folder / _ENCODER
+
+    @property
+    def step(self) -> Path | None:
+        """The graph that goes on from a state by one event; None when the model has no such step.
+
+        `state` float32 (B, state_size), `items` int32 (B,), `times` and `now` int64 (B,) in; `user_vectors` and
+        `next_state` out. See `millirec.models.base.Stepwise`.
+        """
+        return self.folder / _STEP if self.manifest.state_size else None
 
 
 def open_bundle(folder: Path) -> Bundle:
@@ -167,7 +178,7 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
     """
     import torch
 
-    from millirec.models.base import SequenceModel
+    from millirec.models.base import SequenceModel, Stepwise
 
     config = config or PackConfig()
     folder = folder.resolve()
@@ -194,6 +205,7 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
             index=chosen,
             index_recall=round(recall, 4),
             files={path.name: _entry(path) for path in sorted(new.iterdir())},
+            state_size=network.state_size if isinstance(network, Stepwise) else 0,
         )
         sealed = _sealed(msgspec.to_builtins(manifest))
         (new / _MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(sealed), indent=1))
@@ -222,12 +234,16 @@ def _described(checkpoint: "Checkpoint", config: PackConfig, network: "SequenceM
 
 
 def _export(network: "SequenceModel", new: Path, checkpoint: "Checkpoint", tolerance: float) -> float:
+    from millirec.models.base import Stepwise
     from millirec.models.config import max_length
-    from millirec.models.export import export, parity_error
+    from millirec.models.export import export, export_step, parity_error, step_parity_error
 
     n_items, longest = len(checkpoint.catalog), max_length(checkpoint.config)
     export(network, new / _ENCODER, n_items)
     error = parity_error(network, new / _ENCODER, n_items, longest)
+    if isinstance(network, Stepwise):
+        export_step(network, new / _STEP, n_items)
+        error = max(error, step_parity_error(network, new / _STEP, n_items, longest))
     if not error <= tolerance:
         raise ArtifactError(
             f"the exported graph differs from the network by {error:.1e} of its largest number, "
@@ -266,7 +282,7 @@ def _check_target(folder: Path) -> None:
         return
     if not folder.is_dir():
         raise ArtifactError(f"{folder} is a file", "name a folder for the bundle")
-    known = _expected(ExactConfig()) | _expected(PQConfig()) | {_MANIFEST}
+    known = _expected(PQConfig(), steps=True) | {_MANIFEST}
     if foreign := sorted(path.name for path in folder.iterdir() if path.name not in known):
         raise ArtifactError(f"{folder} is no bundle: it holds `{foreign[0]}`", "name a new folder for the bundle")
 
@@ -295,16 +311,17 @@ def _read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _expected(config: IndexConfig) -> frozenset[str]:
+def _expected(config: IndexConfig, *, steps: bool) -> frozenset[str]:
     files = {_ENCODER, _POPULARITY, "catalog.json", "catalog.safetensors", "index.safetensors"}
-    return frozenset(files | {"index.faiss"} if isinstance(config, PQConfig) else files)
+    files |= {"index.faiss"} if isinstance(config, PQConfig) else set()
+    return frozenset(files | {_STEP} if steps else files)
 
 
 def _check_names(folder: Path, manifest: Manifest) -> None:
     for name in manifest.files:
         if not _PLAIN_NAME.fullmatch(name):
             raise ArtifactError(f"{folder}: the manifest names {name!r}, not a plain file name", "do not trust it")
-    expected = _expected(manifest.index)
+    expected = _expected(manifest.index, steps=manifest.state_size > 0)
     if unknown := sorted(set(manifest.files) - expected):
         raise ArtifactError(f"{folder}: the manifest names `{unknown[0]}`, unknown to this version", _AGAIN)
     if missing := sorted(expected - set(manifest.files)):

@@ -36,8 +36,8 @@ def _last_item(batch: Batch) -> np.ndarray:
 @given(st.lists(st.lists(st.integers(0, 9), max_size=12), max_size=20), st.booleans())
 def test_vectors_come_back_in_order_and_unknown_items_do_not_count(histories: list[list[int]], timed: bool) -> None:
     items = [np.array(history, np.int32) for history in histories]
-    times = [np.arange(len(history), dtype=np.int64) for history in histories] if timed else None
-    for history, vector in zip(histories, encode_all(_last_item, items, times, max_length=5), strict=True):
+    clock = [(np.arange(len(history), dtype=np.int64), 100) for history in histories] if timed else None
+    for history, vector in zip(histories, encode_all(_last_item, items, 5, clock), strict=True):
         known = [(item, at) for at, item in enumerate(history) if item][-5:]
         if not known:
             assert vector is None
@@ -52,6 +52,6 @@ def test_a_vector_that_is_not_finite_counts_as_none() -> None:
         return np.array([[np.nan, 1], [1, 1]], np.float32)[: len(batch)]
 
     one = np.array([1], np.int32)
-    first, second = encode_all(run, [one, one], None, 5)
+    first, second = encode_all(run, [one, one], 5)
     assert first is None
     assert second is not None

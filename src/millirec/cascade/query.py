@@ -19,8 +19,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks for what.
 
     A history comes from the state of `user` (or else of `session`), or from `items` (ids, oldest first) when
-    the caller gives one. `include`: only these may be returned; `exclude`: none of these; `where`: feature name
-    -> value that an item must have. `keep_seen` lets items return that the user already had.
+    the caller gives one. `time`: when it is asked, in milliseconds, None = now. `include`: only these may be
+    returned; `exclude`: none of these; `where`: feature name -> value that an item must have. `keep_seen` lets
+    items return that the user already had.
 
     `candidates`: rank exactly these instead of retrieving; all of them come back but the excluded ones, whatever
     `k` says, and those unknown to the model stand last with a score of -inf.
@@ -29,6 +30,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     session: str | None = None
     items: tuple[str, ...] | None = None
+    time: int | None = None
     k: int = 10
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] | None = None

@@ -13,21 +13,29 @@ class Batch:
 
     `items` int32 (B, L): item rows, oldest first, padded with 0 on the right. `lengths` int32 (B,): events in
     each row, at least 1 for a row that is to be encoded. `times` int64 (B, L): milliseconds, 0 where padded.
+    `now` int64 (B,): milliseconds at which the question is put.
     """
 
     items: NDArray[np.int32]
     lengths: NDArray[np.int32]
     times: NDArray[np.int64]
+    now: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.lengths)
 
 
-def encode(items: Sequence[NDArray[np.int32]], times: Sequence[NDArray[np.int64]] | None, max_length: int) -> Batch:
+def encode(
+    items: Sequence[NDArray[np.int32]],
+    times: Sequence[NDArray[np.int64]] | None,
+    max_length: int,
+    now: Sequence[int] | NDArray[np.int64] | None = None,
+) -> Batch:
     """Pad the newest `max_length` events of each history into one batch.
 
     `items[i]` holds item rows (0 = unknown: dropped), `times[i]` the milliseconds of the same events, or None
     when no model asks for them. Unknown items leave no gap, so an unknown item never changes an answer.
+    `now[i]`: when the question is put; None or a time before the newest event stands for the time of that event.
     """
     kept_items, kept_times = [], []
     for i, rows in enumerate(items):
@@ -43,4 +51,6 @@ def encode(items: Sequence[NDArray[np.int32]], times: Sequence[NDArray[np.int64]
         out[i, : len(rows)] = rows
         if kept_times:
             out_times[i, : len(rows)] = kept_times[i]
-    return Batch(out, lengths, out_times)
+    newest = out_times[np.arange(len(lengths)), np.maximum(lengths, 1) - 1]
+    asked_at = newest if now is None else np.maximum(newest, np.asarray(now, np.int64))
+    return Batch(out, lengths, out_times, asked_at)

@@ -36,21 +36,24 @@ def groups(lengths: Sequence[int], max_batch: int = 16, max_padding: float = 0.2
 def encode_all(
     run: Encode,
     items: Sequence[NDArray[np.int32]],
-    times: Sequence[NDArray[np.int64]] | None,
     max_length: int,
-    max_batch: int = 16,
-    max_padding: float = 0.25,
+    clock: Sequence[tuple[NDArray[np.int64], int]] | None = None,
+    limits: tuple[int, float] = (16, 0.25),
 ) -> list[NDArray[np.float32] | None]:
     """A user vector (d,) for each history of item rows (0 = unknown), None where nothing known is left.
 
-    The order is that of `items`. Vectors that are not finite count as None: such a model has nothing to say.
+    The order is that of `items`. `clock`: the times of each history's events and of its question, in
+    milliseconds, None when the encoder reads none. `limits`: `max_batch` and `max_padding` of `groups`. Vectors
+    that are not finite count as None: such a model has nothing to say.
     """
     lengths = [min(int(np.count_nonzero(rows)), max_length) for rows in items]
     known = [i for i, length in enumerate(lengths) if length]
     out: list[NDArray[np.float32] | None] = [None] * len(items)
-    for group in groups([lengths[i] for i in known], max_batch, max_padding):
+    for group in groups([lengths[i] for i in known], *limits):
         places = [known[at] for at in group]
-        batch = encode([items[i] for i in places], times and [times[i] for i in places], max_length)
+        times = None if clock is None else [clock[i][0] for i in places]
+        now = None if clock is None else [clock[i][1] for i in places]
+        batch = encode([items[i] for i in places], times, max_length, now)
         vectors = run(batch)
         finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
         for place, vector, sane in zip(places, vectors, finite, strict=True):

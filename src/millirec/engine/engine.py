@@ -15,6 +15,7 @@ from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
 from millirec.data.event import Record, state_key
 from millirec.engine.batcher import encode_all
+from millirec.engine.carry import Carry, Question, capacity_of
 from millirec.engine.loaded import Loaded
 from millirec.engine.state import StateStore
 
@@ -26,7 +27,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Limits of a question, and how the encoder runs.
 
     `max_k`: items of one answer. `max_items`: ids in each list of a question. `threads`: cores for one encoder
-    call. `max_batch`, `max_padding`: see `batcher.groups`.
+    call. `max_batch`, `max_padding`: see `batcher.groups`. `carry_mb`: memory for states that models with a single
+    step go on from, 0 = histories are read anew each time; see `carry.Carry`.
     """
 
     max_k: int = 1_000
@@ -34,6 +36,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     threads: int = 1
     max_batch: int = 16
     max_padding: float = 0.25
+    carry_mb: float = 64.0
 
     def __post_init__(self) -> None:
         for name in ("max_k", "max_items", "threads", "max_batch"):
@@ -41,6 +44,8 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ConfigError(f"$.{name} = {getattr(self, name)}", "choose at least 1")
         if not 0 <= self.max_padding < 1:
             raise ConfigError(f"$.max_padding = {self.max_padding}", "choose a share from 0 to below 1")
+        if self.carry_mb < 0:
+            raise ConfigError(f"$.carry_mb = {self.carry_mb}", "choose 0 (off) or more")
 
 
 @dataclass(slots=True)
@@ -52,6 +57,7 @@ class _Turn:
     asked: Asked
     items: NDArray[np.int32]
     times: NDArray[np.int64]
+    time: int
     key: bytes | None
 
 
@@ -165,10 +171,20 @@ class Engine:
                 f"set it to {bundle.max_length} or more",
             )
         loaded = Loaded(bundle, self.settings.threads)
+        loaded.carry = self._carry(loaded)
         loaded.catch_up(self.store.read([]))
         one = np.ones((1, 1), np.int32)
-        loaded.runner.encode(Batch(one, one[0], one.astype(np.int64)))
+        loaded.runner.encode(Batch(one, one[0], one.astype(np.int64), one[0].astype(np.int64)))
         return loaded
+
+    def _carry(self, loaded: Loaded) -> Carry | None:
+        """Room for the states of users, when the bundle's model has some."""
+        settings, bundle = self.settings, loaded.bundle
+        if not loaded.runner.carries:
+            return None
+        size = capacity_of(settings.carry_mb, bundle.manifest.state_size, bundle.max_length)
+        limits = settings.max_batch, settings.max_padding
+        return Carry(loaded.runner, bundle.max_length, size, limits) if size else None
 
     def _turn(self, loaded: Loaded, place: int, query: Query) -> _Turn:
         """Check a question and take from it what needs no state."""
@@ -178,13 +194,14 @@ class Engine:
         self._check_ids("include", query.include)
         self._check_ids("candidates", query.candidates)
         asked = Asked(query.k, None, _NONE, _NONE)
+        time = query.time if query.time is not None else self.store.clock()
         if query.items is None:
             key = state_key(query.user, query.session) if query.user or query.session else None
-            return _Turn(place, query, asked, _NONE, _NEVER, key)
+            return _Turn(place, query, asked, _NONE, _NEVER, time, key)
         rows = loaded.bundle.catalog.vocabulary.rows(query.items)
         if not query.keep_seen:
             asked.seen = rows
-        return _Turn(place, query, asked, rows, np.zeros(len(rows), np.int64), None)
+        return _Turn(place, query, asked, rows, np.full(len(rows), time), time, None)  # no times are given: all now
 
     def _remember(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
         """Read the histories of all questions, and what is new of items, from one snapshot."""
@@ -216,13 +233,14 @@ class Engine:
     def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
         if not loaded.cascade.wants_vector:
             return [None] * len(turns)
+        if loaded.carry is not None:
+            return loaded.carry.vectors([Question(turn.key, turn.items, turn.times, turn.time) for turn in turns])
         return encode_all(
             loaded.runner.encode,
             [turn.items for turn in turns],
-            [turn.times for turn in turns] if loaded.timed else None,
             loaded.bundle.max_length,
-            self.settings.max_batch,
-            self.settings.max_padding,
+            [(turn.times, turn.time) for turn in turns] if loaded.timed else None,
+            (self.settings.max_batch, self.settings.max_padding),
         )
 
     def _check_ids(self, name: str, ids: Sequence[str] | None) -> None:

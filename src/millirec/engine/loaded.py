@@ -10,6 +10,7 @@ from millirec.bundle import Bundle
 from millirec.cascade.cascade import Cascade
 from millirec.cascade.query import Shelf
 from millirec.data.errors import QueryError
+from millirec.engine.carry import Carry
 from millirec.engine.ledger import Update
 from millirec.engine.runner import Runner
 from millirec.engine.state import Snapshot
@@ -23,16 +24,19 @@ _COMPARE_ALL = 100_000
 class Loaded:
     """A bundle's runner and cascade, and two views of the store that grow as the store does:
 
+    `carry` holds users' states when the model has some, None otherwise.
+
     `rows` int32 (codes + 1,) maps item codes of stored histories to rows of this bundle, 0 = unknown to it;
     `available` bool (n_items + 1,) or None says which items are not taken down.
     """
 
     def __init__(self, bundle: Bundle, threads: int) -> None:
         self.bundle = bundle
-        self.runner = Runner(bundle.encoder, bundle.inputs, threads)
+        self.runner = Runner(bundle.encoder, bundle.inputs, threads, bundle.step)
+        self.carry: Carry | None = None
         self.shelf = Shelf(bundle.catalog, bundle.index, bundle.popularity)
         self.cascade = Cascade(bundle.cascade, self.shelf)
-        self.timed = "times" in bundle.inputs
+        self.timed = bool({"times", "now"} & set(bundle.inputs))
         self.rows = np.zeros(1, np.int32)
         self.available: Mask | None = None
         self.version = 0

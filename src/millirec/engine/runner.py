@@ -1,4 +1,4 @@
-"""`Runner`: the compiled forward pass of a bundle's encoder."""
+"""`Runner`: the compiled forward pass of a bundle's encoder, and of its single step where it has one."""
 
 from pathlib import Path
 
@@ -9,31 +9,66 @@ from numpy.typing import NDArray
 from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError
 
+Vectors = NDArray[np.float32]
+
 
 class Runner:
-    """An ONNX Runtime session on `threads` cores; `encode` may be called from several threads at once.
+    """ONNX Runtime sessions on `threads` cores; its methods may be called from several threads at once.
 
-    Raises ArtifactError when the graph cannot be loaded.
+    `step`: the graph that goes on from a state by one event, None when there is none. `carries`: the encoder tells
+    the state that a history leaves, so that `step` can go on from there.
+
+    Raises ArtifactError when a graph cannot be loaded.
     """
 
-    def __init__(self, path: Path, inputs: tuple[str, ...], threads: int = 1) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # ONNX Runtime has no common class of errors
-            raise ArtifactError(f"{path}: not a graph that runs ({error})", "pack the bundle again") from error
+    def __init__(self, path: Path, inputs: tuple[str, ...], threads: int = 1, step: Path | None = None) -> None:
+        self._session = _load(path, threads)
         declared = {tensor.name for tensor in self._session.get_inputs()}
         if missing := declared - set(inputs):
             raise ArtifactError(f"{path}: inputs {sorted(missing)} are not in the manifest", "pack it again")
         self._inputs = tuple(name for name in inputs if name in declared)
+        told = {tensor.name for tensor in self._session.get_outputs()}
+        self._step = _load(step, threads) if step is not None and "state" in told else None
+        self._step_inputs = tuple(tensor.name for tensor in self._step.get_inputs()) if self._step else ()
 
-    def encode(self, batch: Batch) -> NDArray[np.float32]:
+    @property
+    def carries(self) -> bool:
+        """Whether `read` and `step` can be called."""
+        return self._step is not None
+
+    def encode(self, batch: Batch) -> Vectors:
         """User vectors float32 (B, d) of a batch whose rows all have at least one event."""
         feed = {name: getattr(batch, name) for name in self._inputs}
-        vectors: NDArray[np.float32] = self._session.run(("user_vectors",), feed)[0]
+        vectors: Vectors = self._session.run(("user_vectors",), feed)[0]
         return vectors
+
+    def read(self, batch: Batch) -> tuple[Vectors, Vectors]:
+        """As `encode`, and the states float32 (B, s) that the newest events met."""
+        feed = {name: getattr(batch, name) for name in self._inputs}
+        vectors, states = self._session.run(("user_vectors", "state"), feed)
+        return vectors, states
+
+    def step(
+        self, state: Vectors, items: NDArray[np.int32], times: NDArray[np.int64], now: NDArray[np.int64]
+    ) -> tuple[Vectors, Vectors]:
+        """Vectors (B, d) and next states (B, s) from states (B, s) and one event each, asked at `now`; all (B,)."""
+        if self._step is None:
+            raise ArtifactError("the bundle has no step to go on by", "pack a model that carries a state")
+        feed = {"state": state, "items": items, "times": times, "now": now}
+        vectors, states = self._step.run(
+            ("user_vectors", "next_state"), {name: feed[name] for name in self._step_inputs}
+        )
+        return vectors, states
+
+
+def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime has no common class of errors
+        raise ArtifactError(f"{path}: not a graph that runs ({error})", "pack the bundle again") from error

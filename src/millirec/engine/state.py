@@ -99,7 +99,7 @@ class StateStore:
         """
         settings = settings or StoreSettings()
         self.folder, self.settings, self.read_only = folder, settings, read_only
-        self._clock = clock
+        self.clock = clock
         days = settings.expire_after_days
         self._rules = Rules(settings.limits, 0 if days is None else int(days * 86_400_000))
         self._pid = os.getpid()
@@ -156,7 +156,7 @@ class StateStore:
 
     def read(self, keys: Sequence[bytes], first_code: int = 1, after_version: int = 0) -> Snapshot:
         """The histories of `keys` and what is new since `first_code` and `after_version`, from one transaction."""
-        now = self._clock() if self._rules.expire_ms else 0
+        now = self.clock() if self._rules.expire_ms else 0
 
         def look(ledger: Ledger) -> Snapshot:
             counters = ledger.counters()
@@ -228,7 +228,7 @@ class StateStore:
             with self._writing:
                 self._check_open()
                 with self._begin() as txn:
-                    after, n = Ledger(txn, self._tables).sweep(after, 1000, self._rules, self._clock())
+                    after, n = Ledger(txn, self._tables).sweep(after, 1000, self._rules, self.clock())
             total += n
         return total
 
@@ -290,7 +290,7 @@ class StateStore:
         while lines:
             try:
                 with self._begin() as txn:
-                    fresh = Ledger(txn, self._tables).apply(lines, self._rules, self._clock(), self._codes)
+                    fresh = Ledger(txn, self._tables).apply(lines, self._rules, self.clock(), self._codes)
             except lmdb.MapFullError:
                 with self._gate:
                     self._env.set_mapsize(self._env.info()["map_size"] * 2)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from millirec.cascade.query import Query
+from millirec.cascade.query import Query, Ranking
 from millirec.data.dataset import Dataset
 from millirec.data.event import Event
 from millirec.data.split import Targets, targets
@@ -36,7 +36,8 @@ class Replay:
 def replay(engine: Engine, dataset: Dataset, role: int, *, repeats: bool = False) -> Replay:
     """Test-then-observe: the engine's store must be empty. Events come in the order of time.
 
-    The engine first observes what each user did before the first target, then is asked for every target.
+    The engine first observes what each user did before the first target, then is asked for every target, at the time
+    of the target: a server knows when it is asked.
     """
     asked = targets(dataset, role, repeats=repeats)
     _feed(engine, dataset, _before(asked))
@@ -52,13 +53,21 @@ def replay(engine: Engine, dataset: Dataset, role: int, *, repeats: bool = False
         i = wanted.get(place)
         if i is not None:
             began = time.perf_counter()
-            answer = engine.recommend(Query(user=event.user, k=k, keep_seen=repeats))
+            answer = engine.recommend(Query(user=event.user, time=event.time, k=k, keep_seen=repeats))
             micros[i] = 1e6 * (time.perf_counter() - began)
             top[i, : len(answer.items)] = rows(answer.items)
             if event.item in answer.items:
-                ranks[i] = answer.items.index(event.item) + 1
+                ranks[i] = _rank(answer, event.item, k, n_items)
         engine.observe(event)
     return Replay(ranks, top, micros, asked.n_repeats, asked.n_cold)
+
+
+def _rank(answer: Ranking, item: str, k: int, n_items: int) -> int:
+    """The place of an item that was shown, behind all that score the same; a tie that runs off the list is last."""
+    at = answer.items.index(item)
+    last = max(i for i, score in enumerate(answer.scores) if score == answer.scores[at])
+    tied = answer.scores.count(answer.scores[at]) > 1
+    return n_items if tied and last == k - 1 else last + 1
 
 
 def _feed(engine: Engine, dataset: Dataset, places: NDArray[np.int64]) -> None:

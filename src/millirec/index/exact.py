@@ -34,9 +34,8 @@ class ExactIndex:
         self._vectors = own
         self._unfit = np.flatnonzero(np.isnan(own[:, 0]))
         # No product with a query below this bound can overflow.
-        self._safe = float(
-            np.finfo(np.float32).max / 4 / max(np.nansum(np.abs(own), axis=1, dtype=np.float64).max(initial=0), 1e-30)
-        )
+        largest = float(np.nansum(np.abs(own), axis=1, dtype=np.float64).max(initial=0))
+        self._safe = float(np.finfo(np.float32).max) / 4 / max(largest, 1e-30)
 
     @property
     def n_items(self) -> int:

@@ -9,16 +9,20 @@ from millirec.data.encode import Batch
 
 
 class Inputs(NamedTuple):
-    """A `Batch` as tensors: `items` (B, L) int, `lengths` (B,) int, `times` (B, L) int64 milliseconds."""
+    """A `Batch` as tensors: `items` (B, L) int, `lengths` (B,) int, `times` (B, L) and `now` (B,) int64 milliseconds.
+
+    `now` is the time of the question: in training, the time of the event that follows the last one.
+    """
 
     items: Tensor
     lengths: Tensor
     times: Tensor
+    now: Tensor
 
     @classmethod
     def of(cls, batch: Batch, device: str | torch.device = "cpu") -> "Inputs":
         """The same arrays on a device."""
-        arrays = (batch.items, batch.lengths, batch.times)
+        arrays = (batch.items, batch.lengths, batch.times, batch.now)
         return cls(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
@@ -37,8 +41,50 @@ class SequenceModel(Protocol):
     def user_vectors(self, inputs: Inputs) -> Tensor:
         """The vector after the last event, (B, d)."""
 
-    def item_vectors(self) -> Tensor:
-        """(n_items + 1, d); row 0 (padding) is never to be recommended."""
+    def item_vectors(self, rows: Tensor | None = None) -> Tensor:
+        """(n_items + 1, d), or the vectors (..., d) of int64 `rows`; row 0 (padding) is never to be recommended."""
+
+
+@runtime_checkable
+class Masked(Protocol):
+    """A sequence model that learns to fill gaps instead of to go on.
+
+    What it learns from is drawn from torch's global generator, whose state the trainer keeps.
+    """
+
+    def masked_pairs(self, inputs: Inputs, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden vectors (N, d) at masked places and the items (N,) that stood there.
+
+        `targets` int64 (B, L): the item after each event of `inputs`, 0 = none.
+        """
+
+
+@runtime_checkable
+class Stepwise(Protocol):
+    """A sequence model that can go on from a small state instead of reading the history again.
+
+    The state holds all but the newest event. `step` takes that event in and answers: it gives the same vector as
+    `user_vectors` of the whole history, however long. The state after it belongs to a history whose next event
+    is at `now`: a server keeps the state from before its newest event, answers from a step at the time of the
+    question and throws that step's state away, and keeps it when the next event comes, at that event's time.
+    """
+
+    state_size: int
+
+    def step(self, state: Tensor, items: Tensor, times: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """Vectors (B, d) and new states (B, state_size).
+
+        `state` (B, state_size), all zeros at the start; `items` int (B,) and `times` int64 (B,): the event taken
+        in; `now` int64 (B,): when the question is put.
+        """
+
+
+@runtime_checkable
+class Carried(Stepwise, Protocol):
+    """A stepwise model that can also tell which state a whole history leaves: where a server starts from."""
+
+    def prefill(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """The vectors (B, d) of `user_vectors`, and the states (B, state_size) that the newest events meet."""
 
 
 @runtime_checkable

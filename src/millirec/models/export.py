@@ -16,29 +16,49 @@ from torch import Tensor, nn
 
 from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError
-from millirec.models.base import Inputs, SequenceModel
+from millirec.models.base import Carried, Inputs, SequenceModel, Stepwise
 
-_SHAPES = {"items": ("batch", "length"), "lengths": ("batch",), "times": ("batch", "length")}
-OUTPUT = "user_vectors"
+_SHAPES = {"items": ("batch", "length"), "lengths": ("batch",), "times": ("batch", "length"), "now": ("batch",)}
+OUTPUT, LEFT, STATE = "user_vectors", "state", "next_state"
 # 23 has an Attention operator: a fifth faster than the same in single steps. Tracing knows operators up to 20.
 _OPSET, _TRACED_OPSET = 23, 20
+_DYNAMO = {"dynamo": True, "opset_version": _OPSET, "external_data": False}
 _LIMIT = 2_000_000_000  # bytes of one protobuf file
 
 
 class _Encoder(nn.Module):
-    """`user_vectors` as a function of tensors; zeros for the fields that the network does not read."""
+    """`user_vectors`, and the states where there are some, as a function of tensors.
+
+    Fields that the network does not read are zeros.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, items: Tensor, lengths: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+    def forward(
+        self, items: Tensor, lengths: Tensor | None = None, times: Tensor | None = None, now: Tensor | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         inputs = Inputs(
             items,
             items.new_zeros(items.shape[0]) if lengths is None else lengths,
             torch.zeros_like(items, dtype=torch.int64) if times is None else times,
+            items.new_zeros(items.shape[0], dtype=torch.int64) if now is None else now,
         )
-        out: Tensor = self.network.user_vectors(inputs)  # type: ignore[operator]
+        whole = self.network.prefill if isinstance(self.network, Carried) else self.network.user_vectors
+        out: Tensor | tuple[Tensor, Tensor] = whole(inputs)  # type: ignore[operator]
+        return out
+
+
+class _Step(nn.Module):
+    """`step` as the forward pass of a module."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, state: Tensor, items: Tensor, times: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        out: tuple[Tensor, Tensor] = self.network.step(state, items, times, now)  # type: ignore[operator]
         return out
 
 
@@ -53,11 +73,14 @@ def random_batch(n_items: int, size: int, width: int, seed: int, popularity: NDA
     lengths[0] = width
     times = np.cumsum(rng.integers(0, 86_400_000, (size, width)), axis=1) + 1_700_000_000_000
     padding = np.arange(width) >= lengths[:, None]
-    return Batch(np.where(padding, 0, items).astype(np.int32), lengths, np.where(padding, 0, times))
+    now = times[np.arange(size), lengths - 1] + rng.integers(0, 86_400_000, size)
+    return Batch(np.where(padding, 0, items).astype(np.int32), lengths, np.where(padding, 0, times), now)
 
 
 def export(model: SequenceModel, path: Path, n_items: int) -> None:
     """Write the graph of `user_vectors`: inputs as in `model.inputs`, batch and length free, one file.
+
+    For a `Carried` model the graph has a second output, the `state` of each history.
 
     Raises ArtifactError when the network cannot be written so.
     """
@@ -70,21 +93,45 @@ def export(model: SequenceModel, path: Path, n_items: int) -> None:
     settings: dict[str, Any] = {
         "kwargs": {name: getattr(batch, name) for name in model.inputs},
         "input_names": list(model.inputs),
-        "output_names": [OUTPUT],
+        "output_names": [OUTPUT, LEFT] if isinstance(model, Carried) else [OUTPUT],
     }
     shapes = {name: dict(enumerate(_SHAPES[name])) for name in model.inputs}
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         # torch.export unrolls a recurrent layer over the length of the example; tracing keeps it whole
         settings |= {"dynamo": False, "opset_version": _TRACED_OPSET, "dynamic_axes": shapes | {OUTPUT: {0: "batch"}}}
     else:
-        settings |= {"dynamo": True, "opset_version": _OPSET, "dynamic_shapes": shapes, "external_data": False}
+        settings |= {"dynamic_shapes": shapes, **_DYNAMO}
+    _write(_Encoder(model), path, settings)
+
+
+def export_step(model: Stepwise, path: Path, n_items: int) -> None:
+    """Write the graph of `step`: `state`, `items`, `times`, `now` in; `user_vectors` and `next_state` out.
+
+    The number of rows is free. Raises ArtifactError when the network cannot be written so.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError("a sequence model is an nn.Module")
+    batch = Inputs.of(random_batch(n_items, 3, 1, seed=0))
+    names = ("state", "items", "times", "now")
+    fields = (torch.zeros(3, model.state_size), batch.items[:, 0], batch.times[:, 0], batch.now)
+    settings: dict[str, Any] = {
+        "kwargs": dict(zip(names, fields, strict=True)),
+        "input_names": list(names),
+        "output_names": [OUTPUT, STATE],
+        "dynamic_shapes": {name: {0: "batch"} for name in names},
+        **_DYNAMO,
+    }
+    _write(_Step(model), path, settings)
+
+
+def _write(module: nn.Module, path: Path, settings: dict[str, Any]) -> None:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(_Encoder(model).eval(), (), path, verbose=False, **settings)
+            torch.onnx.export(module.eval(), (), path, verbose=False, **settings)
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"the network cannot be written as a graph: {reason}") from error
@@ -99,19 +146,54 @@ def parity_error(model: SequenceModel, path: Path, n_items: int, max_length: int
     Batches of 1 to 7 histories of 1, 2, ... `max_length` events, with padding where lengths differ. NaN in
     either counts as infinite.
     """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = _session(path)
     worst = 0.0
     widths = sorted({1, 2, max(1, max_length // 2), max_length})
     for seed, (size, width) in enumerate((size, width) for size in (1, 2, 7) for width in widths):
         batch = random_batch(n_items, size, width, seed)
         with torch.inference_mode(), _one_thread():
-            want = model.user_vectors(Inputs.of(batch)).numpy()
-        got = session.run([OUTPUT], {name: getattr(batch, name) for name in model.inputs})[0]
-        error = float(np.abs(got - want).max() / max(float(np.abs(want).max()), 1e-12))
-        worst = max(worst, error if np.isfinite(error) and got.shape == want.shape else np.inf)
+            inputs = Inputs.of(batch)
+            wants = model.prefill(inputs) if isinstance(model, Carried) else (model.user_vectors(inputs),)
+        gots = session.run(None, {name: getattr(batch, name) for name in model.inputs})
+        errors = [_difference(got, want.numpy()) for got, want in zip(gots, wants, strict=True)]
+        worst = max(worst, *errors)
     return worst
+
+
+def step_parity_error(model: SequenceModel, path: Path, n_items: int, max_length: int) -> float:
+    """The largest difference between single steps of the graph and the whole path of the network.
+
+    Seven random histories of up to `max_length` events are taken in one event at a time; relative to the largest
+    number, NaN counts as infinite.
+    """
+    session = _session(path)
+    state_size = session.get_inputs()[0].shape[1]
+    declared = {tensor.name for tensor in session.get_inputs()}
+    batch = random_batch(n_items, 7, min(max_length, 50), seed=0)
+    width = batch.items.shape[1]
+    following = np.concatenate([batch.times[:, 1:], batch.now[:, None]], axis=1)
+    following[np.arange(7), batch.lengths - 1] = batch.now
+    state, got = np.zeros((7, state_size), np.float32), np.zeros((7, 0), np.float32)
+    for at in range(width):
+        feed = {"items": batch.items[:, at], "times": batch.times[:, at], "now": following[:, at], "state": state}
+        vectors, state = session.run([OUTPUT, STATE], {name: feed[name] for name in declared})
+        got = np.where(at < batch.lengths[:, None], vectors, got if at else vectors)
+    with torch.inference_mode(), _one_thread():
+        want = model.user_vectors(Inputs.of(batch)).numpy()
+    return _difference(got, want)
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _difference(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    if got.shape != want.shape:
+        return np.inf
+    error = float(np.abs(got - want).max() / max(float(np.abs(want).max()), 1e-12))
+    return error if np.isfinite(error) else np.inf
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ Hidasi et al., "Session-based Recommendations with Recurrent Neural Networks", I
 softmax over the catalogue or a sample of it, as in Hidasi and Karatzoglou, CIKM 2018.
 """
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 import torch
@@ -13,18 +13,25 @@ from torch import Tensor, nn
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
 from millirec.models.layers.dropout import Dropout
+from millirec.models.layers.scale import check_temperature, item_side, user_side
 
 
 class GRU4RecConfig(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="gru4rec"
 ):
-    """Hyper-parameters of GRU4Rec. `hidden_dim` is the width of the recurrent state."""
+    """Hyper-parameters of GRU4Rec. `hidden_dim` is the width of the recurrent state, `cell` what computes it.
+
+    `max_length` bounds what is read at once, not what a state remembers. `temperature`: scores are cosines
+    divided by it; None = inner products.
+    """
 
     embedding_dim: int = 64
     hidden_dim: int = 128
     layers: int = 1
     dropout: float = 0.2
     max_length: int = 200
+    cell: Literal["gru", "lstm"] = "gru"
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.embedding_dim, self.hidden_dim, self.layers) < 1:
@@ -33,36 +40,60 @@ class GRU4RecConfig(
             raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
+        if self.cell not in ("gru", "lstm"):
+            raise ConfigError(f"$.model.cell = {self.cell!r}", "use 'gru' or 'lstm'")
+        check_temperature(self.temperature)
 
 
 class GRU4Rec(nn.Module):
-    """Item embeddings -> GRU -> a projection into the space of the item embeddings."""
+    """Item embeddings -> GRU or LSTM -> a projection into the space of the item embeddings. It is `Stepwise`."""
 
     inputs: ClassVar[tuple[str, ...]] = ("items", "lengths")
 
     def __init__(self, config: GRU4RecConfig, n_items: int) -> None:
         super().__init__()
+        self.config = config
+        self.state_size = config.layers * config.hidden_dim * (2 if config.cell == "lstm" else 1)
         self.drop = Dropout(config.dropout)
         self.item = nn.Embedding(n_items + 1, config.embedding_dim, padding_idx=0)
         nn.init.normal_(self.item.weight, std=0.02)
-        self.gru = nn.GRU(config.embedding_dim, config.hidden_dim, config.layers, batch_first=True)
+        sizes = config.embedding_dim, config.hidden_dim, config.layers
+        if config.cell == "lstm":
+            self.lstm = nn.LSTM(*sizes, batch_first=True)
+        else:
+            self.gru = nn.GRU(*sizes, batch_first=True)
         self.project = nn.Linear(config.hidden_dim, config.embedding_dim)
         with torch.no_grad():
             self.item.weight[0].zero_()
 
     def forward(self, inputs: Inputs) -> Tensor:
         """A vector after each event, (B, L, d)."""
-        states: Tensor = self.gru(self.drop(self.item(inputs.items)))[0]
-        out: Tensor = self.project(self.drop(states))
-        return out
+        states: Tensor = self._cells(self.drop(self.item(inputs.items)))[0]
+        return user_side(self.project(self.drop(states)), self.config.temperature)
 
     def user_vectors(self, inputs: Inputs) -> Tensor:
         """The vector after the last event, (B, d)."""
-        states: Tensor = self.gru(self.item(inputs.items))[0]
+        states: Tensor = self._cells(self.item(inputs.items))[0]
         at = (inputs.lengths.long() - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
-        out: Tensor = self.project(states.gather(1, at).squeeze(1))
-        return out
+        return user_side(self.project(states.gather(1, at).squeeze(1)), self.config.temperature)
 
-    def item_vectors(self) -> Tensor:
-        """(n_items + 1, d): the input embeddings serve as output embeddings too."""
-        return self.item.weight
+    def step(self, state: Tensor, items: Tensor, times: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Stepwise.step`; a state holds the layers one after the other, of an LSTM first all outputs, then cells.
+
+        Neither the time of the event nor that of the question is read.
+        """
+        del times, now
+        parts = state.view(len(state), -1, self.config.hidden_dim).transpose(0, 1).contiguous()
+        before = parts if self.config.cell == "gru" else parts.chunk(2)
+        states, after = self._cells(self.item(items)[:, None], before)
+        if self.config.cell == "lstm":
+            after = torch.cat(after)
+        return user_side(self.project(states.squeeze(1)), self.config.temperature), after.transpose(0, 1).flatten(1)
+
+    def item_vectors(self, rows: Tensor | None = None) -> Tensor:
+        """(n_items + 1, d), or of `rows` (..., d): the input embeddings serve as output embeddings too."""
+        return item_side(self.item.weight if rows is None else self.item(rows), self.config.temperature)
+
+    @property
+    def _cells(self) -> nn.RNNBase:
+        return self.gru if self.config.cell == "gru" else self.lstm

@@ -1,7 +1,8 @@
 """SASRec: a causal Transformer over a user's items.
 
 Kang and McAuley, "Self-Attentive Sequential Recommendation", ICDM 2018; with the full or sampled softmax of
-Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023.
+Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023. `gated`, `swiglu` and `temperature` make it
+eSASRec: Tikhonovich et al., "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion", RecSys 2025.
 """
 
 from typing import ClassVar
@@ -14,12 +15,16 @@ from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
 from millirec.models.layers.attention import CausalBlock
 from millirec.models.layers.dropout import Dropout
+from millirec.models.layers.scale import check_temperature, item_side, user_side
 
 
 class SASRecConfig(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="sasrec"
 ):
-    """Hyper-parameters of SASRec. `feed_forward` is a multiple of `embedding_dim`."""
+    """Hyper-parameters of SASRec. `feed_forward` is a multiple of `embedding_dim`.
+
+    `gated`, `swiglu`: see `CausalBlock`. `temperature`: scores are cosines divided by it; None = inner products.
+    """
 
     embedding_dim: int = 64
     blocks: int = 2
@@ -27,6 +32,9 @@ class SASRecConfig(
     feed_forward: int = 4
     dropout: float = 0.2
     max_length: int = 200
+    gated: bool = False
+    swiglu: bool = False
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if min(self.embedding_dim, self.blocks, self.heads, self.feed_forward) < 1:
@@ -40,6 +48,7 @@ class SASRecConfig(
             raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
+        check_temperature(self.temperature)
 
 
 class SASRec(nn.Module):
@@ -50,13 +59,14 @@ class SASRec(nn.Module):
     def __init__(self, config: SASRecConfig, n_items: int) -> None:
         super().__init__()
         width = config.embedding_dim
-        self.max_length = config.max_length
+        self.max_length, self.temperature = config.max_length, config.temperature
         self.drop = Dropout(config.dropout)
         self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
         self.position = nn.Embedding(config.max_length, width)
         feed = config.feed_forward * width
         self.blocks = nn.ModuleList(
-            CausalBlock(width, config.heads, feed, config.dropout) for _ in range(config.blocks)
+            CausalBlock(width, config.heads, feed, config.dropout, gated=config.gated, swiglu=config.swiglu)
+            for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width)
         self.apply(_initialise)
@@ -66,8 +76,7 @@ class SASRec(nn.Module):
         x = self._embed(inputs)
         for block in self.blocks:
             x = block(x)
-        out: Tensor = self.norm(x)
-        return out
+        return user_side(self.norm(x), self.temperature)
 
     def user_vectors(self, inputs: Inputs) -> Tensor:
         """The vector after the last event, (B, d); the last block computes that one row."""
@@ -75,11 +84,11 @@ class SASRec(nn.Module):
         for block in self.blocks[:-1]:
             x = block(x)
         last: Tensor = self.norm(self.blocks[-1].last(x, inputs.lengths))  # type: ignore[operator]
-        return last.squeeze(1)
+        return user_side(last.squeeze(1), self.temperature)
 
-    def item_vectors(self) -> Tensor:
-        """(n_items + 1, d): the input embeddings serve as output embeddings too."""
-        return self.item.weight
+    def item_vectors(self, rows: Tensor | None = None) -> Tensor:
+        """(n_items + 1, d), or of `rows` (..., d): the input embeddings serve as output embeddings too."""
+        return item_side(self.item.weight if rows is None else self.item(rows), self.temperature)
 
     def _embed(self, inputs: Inputs) -> Tensor:
         steps = torch.arange(inputs.items.shape[1], device=inputs.items.device)

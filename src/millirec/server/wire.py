@@ -88,12 +88,14 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
     The history is that of `user`, or else of `session`, or is given in the call as `items` (ids, oldest first).
     With none of them, or for somebody unknown, the popular items are the answer. `include`: only these;
     `exclude`: none of these; `where`: feature name -> value an item must have; `keep_seen`: items already seen
-    may come back. `explain` names the source of each item; `trace` adds what each stage did and cost.
+    may come back. `timestamp`: when it is asked, the server's clock when absent. `explain` names the source of
+    each item; `trace` adds what each stage did and cost.
     """
 
     user: Id | None = None
     session: Id | None = None
     items: Ids | None = None
+    timestamp: Timestamp = None
     k: K = 10
     exclude: Ids = ()
     include: Ids | None = None
@@ -103,6 +105,9 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
     deadline_ms: Deadline | None = None
     explain: bool = False
     trace: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.timestamp)
 
 
 class RankRequest(_Wire, frozen=True, kw_only=True):
@@ -116,12 +121,16 @@ class RankRequest(_Wire, frozen=True, kw_only=True):
     user: Id | None = None
     session: Id | None = None
     items: Ids | None = None
+    timestamp: Timestamp = None
     k: K | None = None
     exclude: Ids = ()
     context: Context | None = None
     deadline_ms: Deadline | None = None
     explain: bool = False
     trace: bool = False
+
+    def __post_init__(self) -> None:
+        _check(self.timestamp)
 
 
 class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -224,6 +233,7 @@ def query_of(request: RecommendRequest) -> Query:
         user=request.user,
         session=request.session,
         items=request.items,
+        time=None if request.timestamp is None else milliseconds(request.timestamp, 0),
         k=request.k,
         exclude=request.exclude,
         include=request.include,
@@ -240,6 +250,7 @@ def rank_query_of(request: RankRequest) -> Query:
         user=request.user,
         session=request.session,
         items=request.items,
+        time=None if request.timestamp is None else milliseconds(request.timestamp, 0),
         k=request.k or len(request.candidates),
         exclude=request.exclude,
         candidates=request.candidates,

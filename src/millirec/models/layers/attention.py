@@ -13,19 +13,27 @@ class CausalBlock(nn.Module):
     `forward` maps (B, L, d) to (B, L, d). `last` computes the row of the last event only, (B, 1, d): the last
     block of an encoder needs no other row when it answers. Attention weights are not dropped out: that would bar the
     fused kernel, which never stores them, and costs more than it gains.
+
+    `gated`: what each half adds is multiplied by a sigmoid of its input (Borisyuk et al., "LiGR", 2025, as in eSASRec,
+    Tikhonovich et al., RecSys 2025). `swiglu`: a gated feed-forward layer (Shazeer, "GLU Variants", 2020).
     """
 
-    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
+    def __init__(
+        self, width: int, heads: int, feed_forward: int, dropout: float, *, gated: bool = False, swiglu: bool = False
+    ) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, self.gated, self.swiglu = heads, gated, swiglu
         self.drop = Dropout(dropout)
         self.attention_norm = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.feed_norm = nn.LayerNorm(width)
-        self.feed_in = nn.Linear(width, feed_forward)
+        self.feed_in = nn.Linear(width, 2 * feed_forward if swiglu else feed_forward)
         self.feed_out = nn.Linear(feed_forward, width)
+        if gated:
+            self.attention_gate = nn.Linear(width, width)
+            self.feed_gate = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         """Every position attends to itself and to what came before."""
@@ -60,7 +68,17 @@ class CausalBlock(nn.Module):
         return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
 
     def _finish(self, x: Tensor, mixed: Tensor) -> Tensor:
-        x = x + self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
-        hidden = self.drop(F.gelu(self.feed_in(self.feed_norm(x))))
-        out: Tensor = x + self.drop(self.feed_out(hidden))
+        attended = self.drop(self.out(mixed.transpose(1, 2).flatten(2)))
+        x = x + (attended * self.attention_gate(x).sigmoid() if self.gated else attended)
+        fed = self.drop(self.feed_out(self._hidden(self.feed_norm(x))))
+        out: Tensor = x + (fed * self.feed_gate(x).sigmoid() if self.gated else fed)
+        return out
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        if not self.swiglu:
+            hidden = F.gelu(self.feed_in(x))
+        else:
+            inner, outer = self.feed_in(x).chunk(2, dim=-1)
+            hidden = inner * F.silu(outer)
+        out: Tensor = self.drop(hidden)
         return out

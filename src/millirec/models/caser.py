@@ -1,0 +1,102 @@
+"""Caser: convolutions over a user's newest items as over an image.
+
+Tang and Wang, "Personalized Top-N Sequential Recommendation via Convolutional Sequence Embedding", WSDM 2018.
+The vector of the user as a person is left out: a server answers people whom training has not seen.
+"""
+
+from typing import ClassVar
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from millirec.data.errors import ConfigError
+from millirec.models.base import Inputs
+from millirec.models.layers.dropout import Dropout
+from millirec.models.layers.scale import check_temperature, item_side, user_side
+
+
+class CaserConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="caser"):
+    """Hyper-parameters of Caser. A vector comes from the newest `window` events; `max_length` is how much of a
+    history is learnt from. `horizontal` filters for each height from 1 to `window`, and `vertical` filters.
+    `temperature`: scores are cosines divided by it; None = inner products."""
+
+    embedding_dim: int = 64
+    window: int = 8
+    horizontal: int = 16
+    vertical: int = 8
+    dropout: float = 0.2
+    max_length: int = 200
+    temperature: float | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.embedding_dim, self.horizontal, self.vertical) < 1:
+            raise ConfigError("$.model: `embedding_dim`, `horizontal` and `vertical` must be at least 1")
+        if self.max_length < 2:
+            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
+        if not 1 <= self.window <= self.max_length:
+            raise ConfigError(f"$.model.window = {self.window}", f"choose 1 to `max_length` = {self.max_length}")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
+        check_temperature(self.temperature)
+
+
+class Caser(nn.Module):
+    """Horizontal filters find runs of items, vertical ones weigh the places; a layer and a projection follow.
+
+    Windows overlap, so a horizontal filter runs once over the whole history, and a sliding maximum serves every
+    window.
+    """
+
+    inputs: ClassVar[tuple[str, ...]] = ("items", "lengths")
+
+    def __init__(self, config: CaserConfig, n_items: int) -> None:
+        super().__init__()
+        width = config.embedding_dim
+        self.config, self.window = config, config.window
+        self.drop = Dropout(config.dropout)
+        self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.horizontal = nn.ModuleList(
+            nn.Linear(height * width, config.horizontal) for height in range(1, config.window + 1)
+        )
+        self.vertical = nn.Linear(config.window, config.vertical, bias=False)
+        self.dense = nn.Linear(config.window * config.horizontal + config.vertical * width, width)
+        self.project = nn.Linear(width, width)
+        nn.init.trunc_normal_(self.item.weight, std=0.02, a=-0.04, b=0.04)
+        with torch.no_grad():
+            self.item.weight[0].zero_()
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """A vector after each event, (B, L, d)."""
+        return self._vectors(F.pad(self.item(inputs.items), (0, 0, self.window - 1, 0)))
+
+    def user_vectors(self, inputs: Inputs) -> Tensor:
+        """The vector after the last event, (B, d), from the newest `window` events."""
+        x = F.pad(self.item(inputs.items), (0, 0, self.window - 1, 0))
+        start = (inputs.lengths.long() - 1).clamp(min=0)[:, None]
+        within = start + torch.arange(self.window, device=x.device)[None, :]
+        newest = x.gather(1, within[:, :, None].expand(-1, -1, x.shape[2]))
+        return self._vectors(newest).squeeze(1)
+
+    def item_vectors(self, rows: Tensor | None = None) -> Tensor:
+        """(n_items + 1, d), or of `rows` (..., d): the input embeddings serve as output embeddings too."""
+        return item_side(self.item.weight if rows is None else self.item(rows), self.config.temperature)
+
+    def _vectors(self, x: Tensor) -> Tensor:
+        """(B, L, d) from events with `window` - 1 empty rows before them, (B, window - 1 + L, d)."""
+        length = x.shape[1] - self.window + 1
+        found = [self._found(x, height, length) for height in range(1, self.window + 1)]
+        rows = torch.stack([x[:, i : i + length] for i in range(self.window)], dim=3)
+        seen = torch.cat([*found, self.vertical(rows).flatten(2)], dim=2)
+        return user_side(self.project(F.relu(self.dense(self.drop(seen)))), self.config.temperature)
+
+    def _found(self, x: Tensor, height: int, length: int) -> Tensor:
+        """The strongest answer of each filter of one height within each window, (B, L, horizontal)."""
+        ends = x.shape[1] - height + 1
+        runs = torch.cat([x[:, i : i + ends] for i in range(height)], dim=2)
+        answers: Tensor = self.horizontal[height - 1](runs)
+        best = answers[:, :length]
+        for i in range(1, self.window - height + 1):
+            best = torch.maximum(best, answers[:, i : i + length])
+        return F.relu(best)

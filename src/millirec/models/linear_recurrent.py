@@ -1,0 +1,264 @@
+"""LinearRecurrent: a deep recommender whose memory of a user is a few kilobytes, however long the history.
+
+Gated linear attention with a short convolution, in the family of LRURec (Yue et al., WSDM 2024) and of the linear
+HSTU: trained in parallel over a sequence, served one event at a time. Decays depend on the event and on the time
+that follows it, and each place knows when its question is put.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import msgspec
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from millirec.data.errors import ConfigError
+from millirec.models.base import Inputs
+from millirec.models.layers.clock import BUCKETS, asked_at, buckets
+from millirec.models.layers.dropout import Dropout
+from millirec.models.layers.recurrence import memory, mix, mix_chunked, mix_step
+from millirec.models.layers.scale import check_temperature, item_side, user_side
+
+_STATE_BYTES = 8192
+_SLOWEST, _FASTEST = 5.0, 0.5  # logits of the heads' decays at the start: keep .993 and .62 a step
+_LEAST = -6.0  # of the logarithm of a decay
+
+
+class LinearRecurrentConfig(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="linear-recurrent"
+):
+    """Hyper-parameters of the linear recurrent model.
+
+    A block's state is `heads` x `key_dim` x (`embedding_dim` / `heads`) numbers, and `kernel` - 1 rows of
+    `embedding_dim` for its convolution; all blocks together may take 8 KB. `feed_forward` is a multiple of
+    `embedding_dim`. `time` reads the times of the events and of the question. `temperature`: scores are cosines
+    divided by it; None = inner products. `max_length` bounds what is read at once, not what a state remembers.
+    """
+
+    embedding_dim: int = 64
+    blocks: int = 2
+    heads: int = 4
+    key_dim: int = 12
+    kernel: int = 4
+    feed_forward: int = 2
+    dropout: float = 0.2
+    max_length: int = 200
+    time: bool = True
+    temperature: float | None = 0.05
+
+    def __post_init__(self) -> None:
+        if min(self.embedding_dim, self.blocks, self.heads, self.key_dim, self.kernel, self.feed_forward) < 1:
+            raise ConfigError("$.model: widths, `blocks`, `heads`, `key_dim` and `kernel` must be at least 1")
+        if self.embedding_dim % self.heads:
+            raise ConfigError(
+                f"$.model.heads = {self.heads} does not divide $.model.embedding_dim = {self.embedding_dim}",
+                "choose a divisor",
+            )
+        if self.max_length < 2:
+            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
+        if 4 * self.blocks * self.block_state > _STATE_BYTES:
+            raise ConfigError(
+                f"$.model: the state takes {4 * self.blocks * self.block_state:,} bytes, at most are {_STATE_BYTES:,}",
+                "lower `key_dim`, `embedding_dim` or `blocks`",
+            )
+        check_temperature(self.temperature)
+
+    @property
+    def block_state(self) -> int:
+        """Numbers in the state of one block."""
+        return self.key_dim * self.embedding_dim + (self.kernel - 1) * self.embedding_dim
+
+
+class _Parts(NamedTuple):
+    """`recurrent`: query, key (B, H, L, k), value (B, H, L, v), log decay (B, H, L). `gate` (B, L, d)."""
+
+    recurrent: tuple[Tensor, Tensor, Tensor, Tensor]
+    gate: Tensor
+
+
+def _rows(x: Tensor, at: Tensor) -> Tensor:
+    """Of x (B, L, d) the rows at places `at` int64 (B,), (B, 1, d)."""
+    return x.gather(1, at[:, None, None].expand(-1, 1, x.shape[2]))
+
+
+class RecurrentBlock(nn.Module):
+    """Short convolution, gated linear recurrence, gated feed-forward layer; (B, L, d) to (B, L, d)."""
+
+    def __init__(self, config: LinearRecurrentConfig) -> None:
+        super().__init__()
+        width, heads = config.embedding_dim, config.heads
+        self.heads, self.key_dim, self.kernel = heads, config.key_dim, config.kernel
+        self.drop = Dropout(config.dropout)
+        self.norm = nn.LayerNorm(width)
+        self.convolution = nn.Parameter(torch.zeros(config.kernel, width))
+        self.query_key = nn.Linear(width, 2 * heads * config.key_dim, bias=False)
+        self.value_gate = nn.Linear(width, 2 * width, bias=False)
+        self.decay = nn.Linear(width, heads)
+        self.gap_decay = nn.Parameter(torch.zeros(BUCKETS, heads))
+        self.mixed_scale = nn.Parameter(torch.ones(width))
+        self.out = nn.Linear(width, width)
+        self.feed_norm = nn.LayerNorm(width)
+        self.feed_in = nn.Linear(width, 2 * config.feed_forward * width)
+        self.feed_out = nn.Linear(config.feed_forward * width, width)
+
+    def initialise(self) -> None:
+        """Heads that forget at different speeds; what the block adds to its input starts small."""
+        with torch.no_grad():
+            self.decay.bias.copy_(torch.linspace(_FASTEST, _SLOWEST, self.heads))
+            self.decay.weight.mul_(0.1)
+            self.out.weight.mul_(0.1)
+            self.feed_out.weight.mul_(0.1)
+
+    def forward(self, x: Tensor, gap: Tensor) -> Tensor:
+        """`gap` int64 (B, L): the bucket of the time from each event to its question."""
+        parts = self._parts(self.norm(x), gap)
+        way = mix_chunked if self.training else mix
+        return self._finish(x, way(*parts.recurrent).transpose(1, 2).flatten(2), parts.gate)
+
+    def read(self, x: Tensor, gap: Tensor, at: Tensor, *, last: bool) -> tuple[Tensor, Tensor]:
+        """The output, (B, L, d) or with `last` only at places `at` int64 (B,), (B, 1, d), and the states (B, s).
+
+        A state is what the event at `at` meets.
+        """
+        normed = self.norm(x)
+        parts = self._parts(normed, gap)
+        query, key, value, log_decay = parts.recurrent
+        left = memory(key, value, log_decay, at)
+        state = torch.cat([self._tail(normed, at), left.flatten(1)], dim=1)
+        if not last:
+            return self._finish(x, mix(*parts.recurrent).transpose(1, 2).flatten(2), parts.gate), state
+        query, key, value = (self._newest(part, at) for part in (query, key, value))
+        mixed, _ = mix_step(left, query, key, value, left.new_ones(len(x), self.heads))
+        return self._finish(_rows(x, at), mixed.flatten(1)[:, None], _rows(parts.gate, at)), state
+
+    def step(self, state: Tensor, x: Tensor, gap: Tensor) -> tuple[Tensor, Tensor]:
+        """Output (B, d) and next state from state (B, s), input (B, d) and gap (B,)."""
+        kept = (self.kernel - 1) * x.shape[1]
+        window = torch.cat([state[:, :kept], self.norm(x)], dim=1).view(len(x), self.kernel, -1)
+        rows = F.silu((window * self.convolution.flip(0)).sum(1) + window[:, -1])[:, None]
+        parts = self._projected(rows, gap[:, None])
+        query, key, value, log_decay = (part.squeeze(2) for part in parts.recurrent)
+        left = state[:, kept:].view(len(x), self.heads, self.key_dim, -1)
+        mixed, left = mix_step(left, query, key, value, log_decay.exp())
+        out = self._finish(x[:, None], mixed.flatten(1)[:, None], parts.gate).squeeze(1)
+        return out, torch.cat([window[:, 1:].flatten(1), left.flatten(1)], dim=1)
+
+    def _parts(self, normed: Tensor, gap: Tensor) -> "_Parts":
+        return self._projected(self._convolved(normed), gap)
+
+    def _projected(self, rows: Tensor, gap: Tensor) -> "_Parts":
+        query, key = F.silu(self.query_key(rows)).chunk(2, dim=-1)
+        value, gate = self.value_gate(rows).chunk(2, dim=-1)
+        log_decay = F.logsigmoid(self.decay(rows) + self.gap_decay[gap]).clamp_min(_LEAST).transpose(1, 2)
+        return _Parts((self._split(query), self._split(key), self._split(value), log_decay), gate)
+
+    def _tail(self, normed: Tensor, at: Tensor) -> Tensor:
+        """The kernel - 1 rows before place `at`, oldest first, zeros where there are none, (B, (kernel - 1) d)."""
+        padded = F.pad(normed, (0, 0, self.kernel - 1, 0))
+        return torch.cat([_rows(padded, at + back) for back in range(self.kernel - 1)], dim=1).flatten(1)
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """A causal depthwise convolution, added to its input: row i sees rows i - kernel + 1 .. i."""
+        padded = F.pad(x, (0, 0, self.kernel - 1, 0))
+        out = x
+        for back in range(self.kernel):
+            start = self.kernel - 1 - back
+            out = out + padded[:, start : start + x.shape[1]] * self.convolution[back]
+        return F.silu(out)
+
+    def _newest(self, part: Tensor, at: Tensor) -> Tensor:
+        """Of (B, H, L, k) the rows at places `at`, (B, H, k)."""
+        return part.gather(2, at[:, None, None, None].expand(-1, self.heads, 1, part.shape[3])).squeeze(2)
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(x.shape[0], x.shape[1], self.heads, -1).transpose(1, 2)
+
+    def _finish(self, x: Tensor, mixed: Tensor, gate: Tensor) -> Tensor:
+        heads = mixed.view(mixed.shape[0], mixed.shape[1], self.heads, -1)
+        normed = F.layer_norm(heads, heads.shape[-1:], eps=1e-5).flatten(2) * self.mixed_scale
+        x = x + self.drop(self.out(normed * F.silu(gate)))
+        inner, outer = self.feed_in(self.feed_norm(x)).chunk(2, dim=-1)
+        out: Tensor = x + self.drop(self.feed_out(inner * F.silu(outer)))
+        return out
+
+
+class LinearRecurrent(nn.Module):
+    """Items plus the time that follows each, through recurrent blocks. It is `Carried`."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("items", "lengths", "times", "now")
+
+    def __init__(self, config: LinearRecurrentConfig, n_items: int) -> None:
+        super().__init__()
+        width = config.embedding_dim
+        self.config = config
+        self.state_size = config.blocks * config.block_state
+        self.drop = Dropout(config.dropout)
+        self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.gap = nn.Embedding(BUCKETS, width)
+        self.blocks = nn.ModuleList(RecurrentBlock(config) for _ in range(config.blocks))
+        self.norm = nn.LayerNorm(width)
+        self.apply(_initialise)
+        for block in self.blocks:
+            block.initialise()  # type: ignore[operator]
+
+    def forward(self, inputs: Inputs) -> Tensor:
+        """A vector after each event, (B, L, d)."""
+        x, gap = self._embed(inputs)
+        for block in self.blocks:
+            x = block(x, gap)
+        return user_side(self.norm(x), self.config.temperature)
+
+    def user_vectors(self, inputs: Inputs) -> Tensor:
+        """The vector after the last event, (B, d)."""
+        return self.prefill(inputs)[0]
+
+    def prefill(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """As `Carried.prefill`: vectors (B, d) and states (B, state_size); the last block mixes one row."""
+        x, gap = self._embed(inputs)
+        at = (inputs.lengths.long() - 1).clamp(min=0)
+        states = []
+        for i, block in enumerate(self.blocks):
+            x, state = block.read(x, gap, at, last=i + 1 == len(self.blocks))  # type: ignore[operator]
+            states.append(state)
+        return user_side(self.norm(x.squeeze(1)), self.config.temperature), torch.cat(states, dim=1)
+
+    def step(self, state: Tensor, items: Tensor, times: Tensor, now: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Stepwise.step`: vectors (B, d) and states (B, state_size)."""
+        gap = self._gap(now - times)
+        x = self._input(items, gap)
+        states = []
+        for block, part in zip(self.blocks, state.chunk(len(self.blocks), dim=1), strict=True):
+            x, part = block.step(part, x, gap)  # type: ignore[operator]
+            states.append(part)
+        return user_side(self.norm(x), self.config.temperature), torch.cat(states, dim=1)
+
+    def item_vectors(self, rows: Tensor | None = None) -> Tensor:
+        """(n_items + 1, d), or of `rows` (..., d): the input embeddings serve as output embeddings too."""
+        return item_side(self.item.weight if rows is None else self.item(rows), self.config.temperature)
+
+    def _embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        gap = self._gap(asked_at(inputs) - inputs.times)
+        dropped: Tensor = self.drop(self._input(inputs.items, gap))
+        return dropped, gap
+
+    def _input(self, items: Tensor, gap: Tensor) -> Tensor:
+        out: Tensor = self.item(items) * self.item.embedding_dim**0.5 + self.gap(gap)
+        return out
+
+    def _gap(self, milliseconds: Tensor) -> Tensor:
+        return buckets(milliseconds) if self.config.time else torch.zeros_like(milliseconds)
+
+
+def _initialise(module: nn.Module) -> None:
+    """Linear layers start larger than usual: products of three small ones would vanish before they are normalised."""
+    if isinstance(module, nn.Embedding):
+        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+        if module.padding_idx is not None:
+            with torch.no_grad():
+                module.weight[module.padding_idx].zero_()
+    if isinstance(module, nn.Linear):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
