@@ -41,6 +41,17 @@ def test_a_run_comes_back_from_its_own_toml(tmp_path: Path) -> None:
         (RUN.replace('path = "somewhere"', ""), r"path"),
         ("name = ", "not valid TOML"),
         (RUN + "\n[split]\nkind = 'global-time'\ntest = 1.5", r"\$\.split"),
+        (RUN.replace("sasrec", "ease") + "[train.adversarial]\nkind = 'fgm'", r"\$\.train\.adversarial: .*'ease'"),
+        (RUN.replace("sasrec", "item-knn") + "[warm_start]\ncheckpoint = 'x'", r"\$\.warm_start: .*'item-knn'"),
+        (
+            RUN + "[train]\nsparse_rows = true\nloss = { kind = 'bce' }\n"
+            "[warm_start]\ncheckpoint = 'x'\nfrozen_epochs = 1",
+            r"\$\.warm_start\.frozen_epochs",
+        ),
+        (RUN.replace("movielens", "sequences") + "[split]\nkind = 'global-time'", r"\$\.split\.kind.*tell no times"),
+        (RUN + "[train.adversarial]\nkind = 'pgd'\nsteps = 0", r"\$\.train\.adversarial\.steps = 0"),
+        (RUN + "[train]\nwindows = 'some'", r"\$\.train\.windows"),
+        (RUN + "[train]\nschedule = 'constant'\ndecay_epochs = 9", r"\$\.train\.decay_epochs = 9"),
     ],
 )
 def test_a_mistake_is_refused_with_its_path(tmp_path: Path, text: str, message: str) -> None:

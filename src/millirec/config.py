@@ -8,9 +8,11 @@ from typing import Any
 import msgspec
 
 from millirec.data.errors import ConfigError, MillirecError
-from millirec.data.sources import SourceConfig
-from millirec.data.split import LeaveLastOut, SplitConfig
-from millirec.models.config import ModelConfig
+from millirec.data.sources import SequenceFileConfig, SourceConfig
+from millirec.data.split import GlobalTime, LeaveLastOut, SplitConfig
+from millirec.models.base import ClosedForm
+from millirec.models.config import ModelConfig, build
+from millirec.train.fine_tune import WarmStart
 from millirec.train.machine import Machine
 from millirec.train.trainer import TrainConfig
 
@@ -29,11 +31,29 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     split: SplitConfig = LeaveLastOut()
     train: TrainConfig = TrainConfig()
     machine: Machine = Machine()
+    warm_start: WarmStart | None = None
     out: str = "runs"
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
             raise ConfigError(f"$.name = {self.name!r}", "use letters, digits, '.', '_' and '-'")
+        check(self)
+
+
+def check(run: RunConfig) -> None:
+    """What no section can see by itself. Raises ConfigError for a run that cannot work, before any data is read."""
+    gradient_only = {"$.train.adversarial": run.train.adversarial, "$.warm_start": run.warm_start}
+    for path, asked in gradient_only.items():
+        if asked is not None and isinstance(build(run.model, 1), ClosedForm):
+            kind = msgspec.to_builtins(run.model)["kind"]
+            raise ConfigError(
+                f"{path}: $.model.kind = {kind!r} is fitted at once, not trained by gradient",
+                f"leave {path} out, or choose a sequence model",
+            )
+    if run.warm_start is not None and run.warm_start.frozen_epochs and run.train.sparse_rows:
+        raise ConfigError("$.train.sparse_rows: rows cannot be frozen", "set $.warm_start.frozen_epochs = 0")
+    if isinstance(run.data, SequenceFileConfig) and not run.data.test and isinstance(run.split, GlobalTime):
+        raise ConfigError("$.split.kind = 'global-time': sequences tell no times", "use 'leave-last-out'")
 
 
 def load(path: Path) -> RunConfig:

@@ -86,6 +86,67 @@ def test_both_protocols_when_the_model_saw_no_future(folder: Path) -> None:
     assert [result["protocol"].split(" ")[0] for result in results] == ["global-time", "leave-last-out"]
 
 
+def test_a_comparison_pairs_the_targets_and_prints_popularity(folder: Path) -> None:
+    artifacts = (folder / "runs/circle/checkpoint", folder / "bundle", weak(folder))
+    done = millirec("evaluate", *artifacts, "--compare", "--json")
+    (result,) = json.loads(done.stdout)
+    found = {(f["a"], f["b"], f["metric"]): f for f in result["differences"]}
+    model, bundle, popular = map(str, artifacts)
+    assert len(found) == 9
+    assert found[model, bundle, "ndcg@10"]["difference"] == pytest.approx(0, abs=1e-6)
+    assert found[model, popular, "ndcg@10"]["low"] > 0
+    assert found[model, popular, "ndcg@10"]["p_value"] < 0.01
+    first, _, last = result["evaluations"]
+    assert first["popularity"] == last["figures"]
+    text = millirec("evaluate", *artifacts, "--compare").stdout
+    assert "popularity" in text
+    assert "p (Holm)" in text
+
+
+def weak(folder: Path) -> Path:
+    """A popularity model of the same run."""
+    text = (folder / "run.toml").read_text().replace('"circle"', '"weak"')
+    (folder / "weak.toml").write_text(text[: text.index("[model]")] + '[model]\nkind = "popularity"\n')
+    millirec("train", "-c", folder / "weak.toml", "--force")
+    return folder / "runs/weak/checkpoint"
+
+
+def test_one_artifact_is_no_comparison(folder: Path) -> None:
+    done = millirec("evaluate", folder / "runs/circle/checkpoint", "--compare", code=2)
+    assert "two or more" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_warm_start_goes_on_and_can_be_measured(folder: Path) -> None:
+    """A year later: the same people, their rows in another order, and an item that nobody knew."""
+    header, *rows = (folder / "events.csv").read_text().split()
+    split_rows = [row.split(",") for row in reversed(rows)]
+    later = [f"u{user},i13,2000000000" for user in range(19, 0, -1)]
+    later += [f"{user},{item},{int(time) + 10**9}" for user, item, time in split_rows]
+    (folder / "later.csv").write_text("\n".join([header, *later]) + "\n")
+    text = (folder / "run.toml").read_text().replace("events.csv", "later.csv").replace("epochs = 25", "epochs = 3")
+    text += f'[warm_start]\ncheckpoint = "{folder}/runs/circle/checkpoint"\n'
+    (folder / "warm.toml").write_text(text.replace('"circle"', '"warm"'))
+    millirec("train", "-c", folder / "warm.toml")
+    (result, *_) = json.loads(millirec("evaluate", folder / "runs/warm/checkpoint", "--json").stdout)
+    trained = json.loads((folder / "runs/warm/metrics.json").read_text())["test"]
+    assert result["figures"]["ndcg@10"] == trained["figures"]["ndcg@10"]
+    (folder / "wide.toml").write_text(text.replace('"circle"', '"wide"').replace("blocks = 1", "blocks = 2"))
+    assert "$.model.blocks = 2" in millirec("train", "-c", folder / "wide.toml", code=2).stderr
+
+
+def test_robustness_of_two_checkpoints_side_by_side(folder: Path) -> None:
+    text = (folder / "run.toml").read_text().replace('"circle"', '"hard"').replace("epochs = 25", "epochs = 2")
+    (folder / "hard.toml").write_text(text + '[train.adversarial]\nkind = "fgm"\n')
+    millirec("train", "-c", folder / "hard.toml")
+    both = (folder / "runs/circle/checkpoint", folder / "runs/hard/checkpoint")
+    report = json.loads(millirec("robustness", *both, "--targets", 20, "--json").stdout)
+    assert report["n_targets"] == 20
+    assert {outcome["checkpoint"] for outcome in report["outcomes"]} == set(map(str, both))
+    assert {(gap["a"], gap["b"]) for gap in report["gaps"]} <= {tuple(map(str, both)), tuple(map(str, both[::-1]))}
+    assert report["gaps"]
+
+
 def test_the_next_item_of_the_circle_is_recommended(folder: Path) -> None:
     answer = json.loads(millirec("recommend", folder / "bundle", "--items", "i3,i4,i5", "-k", 2, "--json").stdout)
     assert answer["items"][0]["item"] == "i6"

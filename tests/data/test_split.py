@@ -28,6 +28,19 @@ def test_leave_last_out_breaks_ties_by_file_order() -> None:
     assert "file order on ties" in done.protocol
 
 
+def test_only_some_users_validate_and_the_test_part_stays() -> None:
+    whole = dataset([(user, item, time) for user in range(1, 6) for time, item in enumerate((1, 2, 3, 4))])
+    all_users, some = split(whole, LeaveLastOut()), split(whole, LeaveLastOut(validation_users=2))
+    assert np.flatnonzero(some.roles == TEST).tolist() == np.flatnonzero(all_users.roles == TEST).tolist()
+    validating = np.flatnonzero(some.roles == VALIDATION)
+    assert len(validating) == 2
+    assert set(validating) < set(np.flatnonzero(all_users.roles == VALIDATION))
+    assert (some.roles == TRAIN).sum() == 5 * 4 - 5 - 2
+    assert some.protocol != all_users.protocol
+    assert split(whole, LeaveLastOut(validation_users=2)).roles.tolist() == some.roles.tolist()
+    assert split(whole, LeaveLastOut(validation_users=99)).roles.tolist() == all_users.roles.tolist()
+
+
 def test_global_time_never_cuts_within_a_moment() -> None:
     done = split(dataset([(1, 1, t) for t in (1, 2, 3, 4, 5, 6, 6, 8, 9, 9)]), GlobalTime(validation=0.2, test=0.1))
     # The cuts fall on the 10th of 10 (time 9) and the 8th (time 8).

@@ -35,7 +35,7 @@ def test_same_seed_same_interval_also_when_cut_into_pieces(monkeypatch: pytest.M
     assert bootstrap.confidence_interval(values, seed=4) == whole
     assert bootstrap.confidence_interval(values, seed=5) != whole
     monkeypatch.setattr(bootstrap, "_CHUNK", 600)  # one resample at a time
-    assert bootstrap.confidence_interval(values, seed=4) == whole
+    assert bootstrap.confidence_interval(values, seed=4) == pytest.approx(whole, rel=1e-12)  # sums round otherwise
 
 
 def test_one_user_has_no_spread() -> None:
@@ -62,6 +62,34 @@ def test_a_clear_difference_and_none() -> None:
     assert same == (0, 0, 0, 1)
     noise = bootstrap.paired_difference(a, rng.permutation(a))
     assert noise.p_value > 0.05
+
+
+def test_columns_get_the_intervals_that_they_get_alone() -> None:
+    columns = np.random.default_rng(3).random((300, 4))
+    together = bootstrap.confidence_intervals(columns, seed=2)
+    for column, interval in zip(columns.T, together, strict=True):
+        assert bootstrap.confidence_interval(column, seed=2) == pytest.approx(interval, rel=1e-12)
+
+
+def test_many_values_of_few_users_do_not_make_an_interval_narrow() -> None:
+    rng = np.random.default_rng(0)
+    users = np.repeat(np.arange(50), 40)
+    values = np.repeat(rng.standard_normal(50), 40)  # all of a user's values are the same: 50 facts, not 2,000
+    naive = bootstrap.confidence_interval(values)
+    honest = bootstrap.confidence_interval(values, groups=users)
+    alone = bootstrap.confidence_interval(values[::40])
+    assert honest == pytest.approx(alone, rel=1e-12)
+    assert honest.high - honest.low > 4 * (naive.high - naive.low)
+    assert bootstrap.paired_difference(values, 0 * values, groups=users).p_value == pytest.approx(
+        bootstrap.paired_difference(values[::40], np.zeros(50)).p_value
+    )
+
+
+def test_users_weigh_as_many_values_as_they_have() -> None:
+    values, users = np.array([1.0, 1.0, 1.0, 0.0]), np.array([7, 7, 7, 3])
+    assert bootstrap.confidence_interval(values, groups=users) == (0.75, 0.0, 1.0)
+    with pytest.raises(DataError, match="3 users for 4 values"):
+        bootstrap.confidence_interval(values, groups=users[:3])
 
 
 @pytest.mark.parametrize("values", [[], [0.1, float("nan")], [[0.1], [0.2]]])

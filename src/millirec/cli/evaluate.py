@@ -1,24 +1,36 @@
-"""`millirec evaluate`: all figures of a checkpoint or bundle, under both protocols where that is honest."""
+"""`millirec evaluate`: all figures of checkpoints and bundles, under both protocols where that is honest."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from string import ascii_uppercase
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from millirec.cli.artifact import Artifact, alike
 from millirec.cli.console import note, print_json, table
-from millirec.data.errors import ArtifactError, ConfigError
+from millirec.data.errors import ConfigError
 
 if TYPE_CHECKING:
+    from millirec.data.audit import Leak
     from millirec.data.dataset import Dataset
-    from millirec.models.checkpoint import Provenance
-    from millirec.train.evaluate import Evaluation
+    from millirec.metrics.summary import Figure
+    from millirec.train.compare import Contrast
+    from millirec.train.evaluate import Evaluation, Ranks
 
 _SHOWN = {"ndcg@10", "hr@10", "recall@20", "precision@10", "f1@10", "map@10", "mrr"}
 _SHOWN |= {"coverage@10", "gini@10", "novelty@10", "popularity_bias@10"}
+_REFUSED = (
+    "other protocol: refused, since the model has learned from events that are newer than that protocol's cut; "
+    "to measure it, train with \\[split] kind = 'global-time'"
+)
+_TIMED = "the time of each request is known to the models, as it is to a server"
 
 
 def evaluate(
-    artifact: Annotated[Path, typer.Argument(help="A checkpoint or a bundle.", metavar="CHECKPOINT_OR_BUNDLE")],
+    artifacts: Annotated[list[Path], typer.Argument(help="Checkpoints or bundles.", metavar="CHECKPOINT_OR_BUNDLE...")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Two or more on the same targets: paired differences, p-values.")
+    ] = False,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A run's TOML that says where the data is now.")
     ] = None,
@@ -26,96 +38,161 @@ def evaluate(
     all_metrics: Annotated[bool, typer.Option("--all", help="Print every metric at every k.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
 ) -> None:
-    """Measure on held-out events, the whole catalogue ranked, with 95 % bootstrap intervals.
+    """Measure on held-out events, the whole catalogue ranked, popularity beside, with 95 % bootstrap intervals.
 
     A checkpoint is measured through its network, a bundle through the engine that serves it (its lists end at
-    100, so its `mrr` ends there too). A protocol whose test events the model has learned from is refused.
+    100, so its `mrr` ends there too). A protocol whose test events the model has learned from is refused, and so
+    is a comparison of models that were trained on different data or splits.
     """
     if part not in ("test", "validation"):
         raise ConfigError(f"--part {part}", "use test or validation")
-    results = _evaluate(artifact, config, part)
+    opened = [Artifact.open(path) for path in artifacts]
+    if compare:
+        _compare(opened, config, part, json=json)
+        return
+    results = [result for artifact in opened for result in _evaluate(artifact, config, part)]
     if json:
         print_json(results)
         return
     for result in results:
-        rows = figure_rows(result, everything=all_metrics)
-        title = f"{part}: {result.protocol}, {result.n_targets:,} targets"
-        table(title, ["metric", "value", "95 % interval"], rows)
-        if result.n_repeats or result.n_cold:
-            note(f"no targets: {result.n_repeats:,} repeats of seen items, {result.n_cold:,} events without a history")
+        _show(result, part, everything=all_metrics)
 
 
 def figure_rows(result: "Evaluation", *, everything: bool = False) -> list[list[str]]:
-    """Rows for a table: metric, value, interval."""
+    """Rows for a table: metric, value, interval, and what popularity reaches."""
     rows = []
     for name, figure in result.figures.items():
         if everything or name in _SHOWN:
-            interval = "" if figure.low is None else f"{figure.low:.4f} to {figure.high:.4f}"
-            rows.append([name, f"{figure.value:.4f}", interval])
+            rows.append([name, f"{figure.value:.4f}", _interval(figure), f"{result.popularity[name].value:.4f}"])
     return rows
 
 
-def _evaluate(artifact: Path, config: Path | None, part: str) -> "list[Evaluation]":
+FIGURE_COLUMNS = ["metric", "value", "95 % interval", "popularity"]
+
+
+def report_leaks(leaks: "list[Leak]") -> None:
+    """A line for each leak of a split."""
+    for leak in leaks:
+        note(f"[yellow]leak:[/yellow] {leak.kind}: {leak.explanation} ({leak.count} times, such as {leak.example})")
+
+
+def _interval(figure: "Figure") -> str:
+    return "" if figure.low is None else f"{figure.low:.4f} to {figure.high:.4f}"
+
+
+def _show(result: "Evaluation", part: str, *, everything: bool) -> None:
+    report_leaks(result.leaks)
+    title = f"{part}: {result.protocol}, {result.n_targets:,} targets of {result.n_users:,} users"
+    table(title, FIGURE_COLUMNS, figure_rows(result, everything=everything))
+    if result.n_repeats or result.n_cold:
+        note(f"no targets: {result.n_repeats:,} repeats of seen items, {result.n_cold:,} events without a history")
+    note(_TIMED)
+
+
+def _role(part: str) -> int:
     from millirec.data.dataset import TEST, VALIDATION
 
-    provenance, repeats = _provenance(artifact)
-    dataset = _data(provenance, config)
-    role = TEST if part == "test" else VALIDATION
+    return TEST if part == "test" else VALIDATION
+
+
+def _protocols(dataset: "Dataset") -> "list[Dataset]":
+    """The data under its own protocol, and under the other one where that is honest."""
+    other = _other_protocol(dataset)
+    if other is None:
+        note(_REFUSED)
+    return [dataset] if other is None else [dataset, other]
+
+
+def _evaluate(artifact: Artifact, config: Path | None, part: str) -> "list[Evaluation]":
+    from millirec.data.split import targets
+    from millirec.train.evaluate import summarised
+
     results = []
-    for name, split in (("own protocol", dataset), ("other protocol", _other_protocol(dataset))):
-        if split is None:
-            note(_REFUSED)
-            continue
-        note(f"{name}: {split.protocol}")
-        results.append(_measure(artifact, split, role, repeats=repeats))
+    for dataset in _protocols(artifact.data(config)):
+        note(f"{artifact.path}: {dataset.protocol}")
+        asked = targets(dataset, _role(part), repeats=artifact.repeats)
+        ranks, popularity = artifact.rank(dataset, _role(part), asked)
+        results.append(summarised(ranks, dataset, asked, popularity, repeats=artifact.repeats))
     return results
 
 
-_REFUSED = (
-    "other protocol: refused, since the model has learned from events that are newer than that protocol's cut; "
-    "to measure it, train with \\[split] kind = 'global-time'"
-)
+def _compare(artifacts: list[Artifact], config: Path | None, part: str, *, json: bool) -> None:
+    if len(artifacts) < 2:
+        raise ConfigError("--compare with one artifact", "give two or more")
+    alike(artifacts)
+    results = [_compared(artifacts, dataset, part) for dataset in _protocols(artifacts[0].data(config))]
+    if json:
+        print_json(results)
+        return
+    for result in results:
+        _show_compared(result, part)
 
 
-def _provenance(artifact: Path) -> "tuple[Provenance, bool]":
-    """Where the artifact's data came from, and whether its lists may repeat seen items."""
-    import msgspec
+def _compared(artifacts: list[Artifact], dataset: "Dataset", part: str) -> dict[str, Any]:
+    """Figures of each and the contrasts of all pairs, under one protocol."""
+    from millirec.data.split import targets
+    from millirec.train.compare import contrasts
+    from millirec.train.evaluate import summarised
 
-    from millirec.bundle import open_bundle
-    from millirec.models.checkpoint import Checkpoint, Provenance
+    repeats = artifacts[0].repeats
+    asked = targets(dataset, _role(part), repeats=repeats)
+    ranked = [artifact.rank(dataset, _role(part), asked) for artifact in artifacts]
+    ranks = [own for own, _ in ranked]
+    if any(artifact.bundled for artifact in artifacts):
+        ranks = [_as_shown(own, len(dataset.items)) for own in ranks]
+    names = [str(artifact.path) for artifact in artifacts]
+    evaluations = [
+        summarised(own, dataset, asked, counts, repeats=repeats) for own, (_, counts) in zip(ranks, ranked, strict=True)
+    ]
+    differences = contrasts(names, [own.ranks for own in ranks], ranks[0].users)
+    return {
+        "protocol": dataset.protocol,
+        "artifacts": names,
+        "evaluations": evaluations,
+        "differences": differences,
+    }
 
-    if (artifact / "manifest.json").exists():
-        manifest = open_bundle(artifact).manifest
-        lineage = [step.settings for step in manifest.lineage]
-        provenance = msgspec.convert(msgspec.to_builtins(manifest.provenance), Provenance)
-    elif (artifact / "checkpoint.json").exists():
-        checkpoint = Checkpoint.load(artifact)
-        lineage, provenance = [step.settings for step in checkpoint.lineage], checkpoint.provenance
-    else:
-        raise ArtifactError(f"{artifact}: neither a checkpoint nor a bundle", "give the folder that holds it")
-    return provenance, any(settings.get("repeats") is True for settings in lineage)
+
+def _as_shown(ranks: "Ranks", n_items: int) -> "Ranks":
+    """A bundle's lists end, and what it does not show is last: networks beside it are held to the same rule."""
+    from dataclasses import replace
+
+    import numpy as np
+
+    from millirec.frontier.replay import K
+
+    return replace(ranks, ranks=np.where(ranks.ranks > min(K, n_items), n_items, ranks.ranks))
 
 
-def _data(provenance: "Provenance", config: Path | None) -> "Dataset":
-    from millirec.config import convert, load
-    from millirec.data.sources import SourceConfig, read
-    from millirec.data.split import SplitConfig, split
+def _show_compared(result: dict[str, Any], part: str) -> None:
+    from millirec.train.compare import METRICS
 
-    if config is not None:
-        source = load(config).data
-    elif provenance.source:
-        source = convert(provenance.source, SourceConfig, "provenance.source")
-    else:
-        raise ConfigError("the artifact does not say where its data is", "give -c run.toml")
-    dataset = read(source)
-    if dataset.protocol == "none":
-        dataset = split(dataset, convert(provenance.split, SplitConfig, "provenance.split"))
-    if dataset.fingerprint != provenance.fingerprint:
-        raise ArtifactError(
-            "the data is not what the model was trained on (another fingerprint): its split could leak",
-            "point -c at the same log, or train again on this one",
-        )
-    return dataset
+    evaluations: list[Evaluation] = result["evaluations"]
+    report_leaks(evaluations[0].leaks)
+    letters = dict(zip(result["artifacts"], ascii_uppercase, strict=False))  # paths are long
+    rows = [
+        [
+            letters.get(name, name),
+            *(f"{e.figures[metric].value:.4f} ({_interval(e.figures[metric])})" for metric in METRICS),
+        ]
+        for name, e in zip(result["artifacts"], evaluations, strict=True)
+    ]
+    beside = evaluations[0].popularity
+    rows.append(["popularity", *(f"{beside[m].value:.4f} ({_interval(beside[m])})" for m in METRICS)])
+    first = evaluations[0]
+    title = f"{part}: {result['protocol']}, {first.n_targets:,} targets of {first.n_users:,} users"
+    for name, letter in letters.items():
+        note(f"{letter} = {name}")
+    table(title, ["", *METRICS], rows)
+    columns = ["a - b", "metric", "difference", "95 % interval", "p", "p (Holm)"]
+    table("paired differences", columns, [_contrast_row(contrast, letters) for contrast in result["differences"]])
+    note(_TIMED)
+
+
+def _contrast_row(found: "Contrast", letters: dict[str, str]) -> list[str]:
+    interval = f"{found.low:+.4f} to {found.high:+.4f}"
+    pair = f"{letters.get(found.a, found.a)} - {letters.get(found.b, found.b)}"
+    return [pair, found.metric, f"{found.difference:+.4f}", interval, f"{found.p_value:.4f}", f"{found.p_holm:.4f}"]
 
 
 def _other_protocol(dataset: "Dataset") -> "Dataset | None":
@@ -130,30 +207,3 @@ def _other_protocol(dataset: "Dataset") -> "Dataset | None":
     other = split(dataset.with_roles(np.zeros_like(dataset.roles), "none"), LeaveLastOut())
     roles = np.where(dataset.roles == TRAIN, TRAIN, np.where(other.roles == TEST, dataset.roles, CONTEXT))
     return dataset.with_roles(roles.astype(np.uint8), f"{other.protocol}, users whose last event follows the cut")
-
-
-def _measure(artifact: Path, dataset: "Dataset", role: int, *, repeats: bool) -> "Evaluation":
-    from millirec.models.checkpoint import Checkpoint
-    from millirec.train.evaluate import evaluate as evaluate_checkpoint
-
-    if (artifact / "checkpoint.json").exists():
-        return evaluate_checkpoint(Checkpoint.load(artifact), dataset, role, repeats=repeats)
-    return _measure_bundle(artifact, dataset, role, repeats=repeats)
-
-
-def _measure_bundle(artifact: Path, dataset: "Dataset", role: int, *, repeats: bool) -> "Evaluation":
-    import numpy as np
-
-    from millirec.bundle import open_bundle
-    from millirec.engine.engine import Engine
-    from millirec.engine.state import StateStore
-    from millirec.frontier.replay import replay
-    from millirec.train.evaluate import Ranks, summarised
-
-    bundle = open_bundle(artifact)
-    with StateStore.temporary() as store:
-        engine = Engine(bundle, store)
-        seen = replay(engine, dataset, role, repeats=repeats)
-    note("engine: p50 {:.0f} us, p99 {:.0f} us an answer".format(*np.percentile(seen.microseconds, [50, 99])))
-    ranks = Ranks(seen.ranks, seen.top, np.empty(0, np.int32), seen.n_repeats, seen.n_cold)
-    return summarised(ranks, dataset.protocol, bundle.popularity, repeats=repeats)

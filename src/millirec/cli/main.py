@@ -13,6 +13,7 @@ from millirec.cli.data import app as data_app
 from millirec.cli.evaluate import evaluate
 from millirec.cli.pack import pack
 from millirec.cli.recommend import recommend
+from millirec.cli.robustness import robustness
 from millirec.cli.serve import serve
 from millirec.cli.train import train
 from millirec.data.errors import MillirecError
@@ -24,7 +25,7 @@ app = typer.Typer(
     help="From an interaction log to a deep recommender that answers in about a millisecond.",
 )
 app.add_typer(data_app, name="data")
-for command in (train, evaluate, pack, serve, bench, recommend):
+for command in (train, evaluate, robustness, pack, serve, bench, recommend):
     app.command()(command)
 
 

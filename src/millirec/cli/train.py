@@ -12,6 +12,7 @@ from millirec.data.errors import ConfigError
 if TYPE_CHECKING:
     from millirec.config import RunConfig
     from millirec.data.dataset import Dataset
+    from millirec.train.fine_tune import Earlier
 
 
 def train(
@@ -37,15 +38,24 @@ def train(
     use_fast_allocator()
     run = load(config)
     folder = Path(run.out) / run.name
+    earlier = _ready(run)
     _make_room(folder, resume=resume, force=force)
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = _read(run, folder, on_error)
+    dataset = _read(run, folder, on_error, earlier)
     (folder / "run.toml").write_text(dumps(run), encoding="utf-8")
-    metrics = _train(run, dataset, folder, resume=resume)
+    metrics = _train(run, dataset, folder, earlier, resume=resume)
     if json:
         print_json(metrics)
     else:
         _show(metrics, folder)
+
+
+def _ready(run: "RunConfig") -> "Earlier | None":
+    """Refuses what cannot work on this machine before any data is read; the checkpoint of a warm start."""
+    from millirec.train.fine_tune import Earlier
+
+    run.machine.prepare()
+    return None if run.warm_start is None else Earlier.open(run.warm_start, run.model)
 
 
 def _make_room(folder: Path, *, resume: bool, force: bool) -> None:
@@ -58,9 +68,11 @@ def _make_room(folder: Path, *, resume: bool, force: bool) -> None:
             shutil.rmtree(folder / name, ignore_errors=True)
 
 
-def _read(run: "RunConfig", folder: Path, on_error: str) -> "Dataset":
-    """The split and audited data. A leak is an error: figures from it would flatter."""
+def _read(run: "RunConfig", folder: Path, on_error: str, earlier: "Earlier | None") -> "Dataset":
+    """The split and audited data; leaks are told before any time is spent, and stand in metrics.json."""
+    from millirec.cli.evaluate import report_leaks
     from millirec.data.audit import audit
+    from millirec.data.extend import extended
     from millirec.data.sources import read
     from millirec.data.split import split
 
@@ -71,8 +83,9 @@ def _read(run: "RunConfig", folder: Path, on_error: str) -> "Dataset":
         note(f"[yellow]{dataset.rejected:,} bad rows left out:[/yellow] {folder / 'rejected.jsonl'}")
     if dataset.protocol == "none":
         dataset = split(dataset, run.split)
-    for leak in audit(dataset, repeats=run.train.repeats):
-        note(f"[yellow]leak:[/yellow] {leak.kind}: {leak.explanation} ({leak.count} times, such as {leak.example})")
+    if earlier is not None:
+        dataset = extended(dataset, earlier.checkpoint.catalog)
+    report_leaks(audit(dataset, repeats=run.train.repeats))
     note(
         f"{len(dataset.interactions):,} events, {len(dataset.users):,} users, "
         f"{len(dataset.items):,} items; {dataset.protocol}"
@@ -80,19 +93,24 @@ def _read(run: "RunConfig", folder: Path, on_error: str) -> "Dataset":
     return dataset
 
 
-def _train(run: "RunConfig", dataset: "Dataset", folder: Path, *, resume: bool) -> dict[str, Any]:
+def _train(
+    run: "RunConfig", dataset: "Dataset", folder: Path, earlier: "Earlier | None", *, resume: bool
+) -> dict[str, Any]:
     import msgspec
 
     from millirec.data.dataset import TEST
     from millirec.train.evaluate import evaluate
+    from millirec.train.fine_tune import fine_tune
     from millirec.train.fit import fit
     from millirec.train.journal import TensorBoard
 
     with TrainingBar() as bar:
-        journal = TensorBoard(folder / "tensorboard", bar)
-        checkpoint = fit(
-            dataset, run.model, run.train, run.machine, journal, progress=folder / "progress", resume=resume
-        )
+        journal, progress = TensorBoard(folder / "tensorboard", bar), folder / "progress"
+        how = (run.train, run.machine, journal)
+        if earlier is None:
+            checkpoint = fit(dataset, run.model, *how, progress=progress, resume=resume)
+        else:
+            checkpoint = fine_tune(earlier, dataset, *how, progress=progress, resume=resume)
     provenance = msgspec.structs.replace(
         checkpoint.provenance, source=msgspec.to_builtins(run.data), split=msgspec.to_builtins(run.split)
     )
@@ -106,12 +124,12 @@ def _train(run: "RunConfig", dataset: "Dataset", folder: Path, *, resume: bool) 
 
 
 def _show(metrics: dict[str, Any], folder: Path) -> None:
-    from millirec.cli.evaluate import figure_rows
+    from millirec.cli.evaluate import FIGURE_COLUMNS, figure_rows
 
     test = metrics["test"]
     table(
         f"test: {test.protocol}, {test.n_targets:,} targets",
-        ["metric", "value", "95 % interval"],
+        FIGURE_COLUMNS,
         figure_rows(test),
     )
     note(f"trained in {metrics['seconds']:.0f} s; checkpoint: {folder / 'checkpoint'}")

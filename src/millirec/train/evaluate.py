@@ -9,14 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from millirec.data.audit import Leak, audit
 from millirec.data.dataset import Dataset, Sequences
 from millirec.data.encode import encode
-from millirec.data.errors import ArtifactError
+from millirec.data.errors import ArtifactError, DataError
 from millirec.data.split import Targets, targets
 from millirec.metrics.summary import Figure, summarise
 from millirec.models.base import Inputs, Ranker, SequenceModel, catalog_scores
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import max_length
+from millirec.models.popularity import Popularity, PopularityConfig
 
 # Bounds on one batch: places in the padded histories, and scores of the catalogue.
 _CELLS, _SCORES = 1 << 15, 1 << 22
@@ -38,15 +40,21 @@ class Ranks:
 
 
 def rank_targets(
-    model: SequenceModel | Ranker, dataset: Dataset, asked: Targets, length: int, *, keep_seen: bool = False
+    model: SequenceModel | Ranker,
+    dataset: Dataset,
+    asked: Targets,
+    length: int,
+    *,
+    keep_seen: bool = False,
+    lists: int = 100,
 ) -> Ranks:
-    """Rank the whole catalogue for every target, given all that its user did before.
+    """Rank the whole catalogue for every target, given all that its user did before, at the time of the target.
 
-    Items already seen are left out unless `keep_seen`. The best 100 rows are kept in `top`.
+    Items already seen are left out unless `keep_seen`. The best `lists` rows are kept in `top`; 0 saves their time.
     """
     seq = dataset.sequences
     n_items = len(dataset.items)
-    k = min(100, n_items)
+    k = min(lists, n_items)
     device = next(iter(_tensors(model)), torch.empty(0)).device
     ranks = np.zeros(len(asked), np.int64)
     top = np.zeros((len(asked), k), np.int32)
@@ -58,7 +66,8 @@ def rank_targets(
                 _hide_seen(scores, seq.items, places, starts)
             target = torch.from_numpy(seq.items[places].astype(np.int64)).to(device)
             ranks[which] = _rank(scores, target).cpu().numpy()
-            top[which] = scores.topk(k, dim=1).indices.int().cpu().numpy()
+            if k:
+                top[which] = scores.topk(k, dim=1).indices.int().cpu().numpy()
     return Ranks(ranks, top, seq.users[asked.places], asked.n_repeats, asked.n_cold)
 
 
@@ -105,7 +114,8 @@ def _score(
     device: torch.device,
 ) -> Tensor:
     spans = [slice(max(start, place - length), place) for start, place in zip(starts, places, strict=True)]
-    batch = encode([seq.items[span] for span in spans], [seq.times[span] for span in spans], length)
+    items, times = [seq.items[span] for span in spans], [seq.times[span] for span in spans]
+    batch = encode(items, times, length, now=seq.times[places])
     scores = catalog_scores(model, Inputs.of(batch, device)).float().clone()
     scores[:, 0] = -torch.inf
     return scores.nan_to_num_(nan=-torch.inf, posinf=None, neginf=-torch.inf)
@@ -120,26 +130,27 @@ def _hide_seen(scores: Tensor, items: NDArray[np.int32], places: NDArray[np.int6
 
 
 def _rank(scores: Tensor, target: Tensor) -> Tensor:
-    """1 + everything that scores at least as much: a model that scores all items alike comes out last."""
-    own = scores.gather(1, target[:, None])
-    ahead = (scores >= own).sum(1)
-    # A target without a score ties with the padding row and the seen items: it is last.
-    return torch.where(own.squeeze(1).isneginf(), scores.shape[1] - 1, ahead)
+    """`metrics.ranking.rank_of_target` on the device, row 0 (padding) left out: NaN is -inf here already."""
+    return (scores[:, 1:] >= scores.gather(1, target[:, None])).sum(1)
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """The figures of one model under one protocol.
+    """The figures of one model under one protocol, those of popularity beside them, and what leaks.
 
-    `n_repeats` and `n_cold` are events of the part that were no targets: items the user had already seen, and
-    events with nothing before them.
+    `n_users`: who was asked; the intervals draw users. `n_repeats` and `n_cold` are events of the part that were no
+    targets: items the user had already seen, and events with nothing before them. `popularity` is the model that
+    ranks by training events, on the same targets. `leaks`: what `data.audit` says of the split, [] = nothing.
     """
 
     protocol: str
     n_targets: int
+    n_users: int
     n_repeats: int
     n_cold: int
     keep_seen: bool
     figures: dict[str, Figure]
+    popularity: dict[str, Figure]
+    leaks: list[Leak]
 
 
 def evaluate(checkpoint: Checkpoint, dataset: Dataset, role: int, *, repeats: bool = False) -> Evaluation:
@@ -147,8 +158,9 @@ def evaluate(checkpoint: Checkpoint, dataset: Dataset, role: int, *, repeats: bo
 
     With `repeats`, items already seen may be recommended and are targets too (sessions).
     """
-    ranks = rank_checkpoint(checkpoint, dataset, targets(dataset, role, repeats=repeats), repeats=repeats)
-    return summarised(ranks, dataset.protocol, checkpoint.popularity, repeats=repeats)
+    asked = targets(dataset, role, repeats=repeats)
+    ranks = rank_checkpoint(checkpoint, dataset, asked, repeats=repeats)
+    return summarised(ranks, dataset, asked, checkpoint.popularity, repeats=repeats)
 
 
 def rank_checkpoint(checkpoint: Checkpoint, dataset: Dataset, asked: Targets, *, repeats: bool) -> Ranks:
@@ -162,13 +174,31 @@ def rank_checkpoint(checkpoint: Checkpoint, dataset: Dataset, asked: Targets, *,
     return rank_targets(network, dataset, asked, max_length(checkpoint.config), keep_seen=repeats)  # type: ignore[arg-type]
 
 
-def summarised(ranks: Ranks, protocol: str, popularity: NDArray[np.int64], *, repeats: bool) -> Evaluation:
-    """The figures of ranks that were measured, by whatever means."""
+def rank_popularity(counts: NDArray[np.int64], dataset: Dataset, asked: Targets, *, repeats: bool) -> Ranks:
+    """`rank_targets` by the training events (n_items + 1,) of each item: what every figure is to be held against."""
+    network = Popularity(PopularityConfig(), len(counts) - 1)
+    network.counts = torch.from_numpy(counts).float()
+    return rank_targets(network, dataset, asked, 1, keep_seen=repeats)
+
+
+def summarised(
+    ranks: Ranks, dataset: Dataset, asked: Targets, popularity: NDArray[np.int64], *, repeats: bool
+) -> Evaluation:
+    """The figures of ranks that were measured, by whatever means, in the order of `asked`.
+
+    Raises DataError when nothing is asked.
+    """
+    if not len(asked):
+        raise DataError(f"no targets under {dataset.protocol}", "measure another part, or split the data otherwise")
+    baseline = rank_popularity(popularity, dataset, asked, repeats=repeats)
     return Evaluation(
-        protocol=protocol,
-        n_targets=len(ranks.ranks),
-        n_repeats=ranks.n_repeats,
-        n_cold=ranks.n_cold,
+        protocol=dataset.protocol,
+        n_targets=len(asked),
+        n_users=len(np.unique(ranks.users)),
+        n_repeats=asked.n_repeats,
+        n_cold=asked.n_cold,
         keep_seen=repeats,
-        figures=summarise(ranks.ranks, ranks.top, popularity),
+        figures=summarise(ranks.ranks, ranks.top, popularity, ranks.users),
+        popularity=summarise(baseline.ranks, baseline.top, popularity, baseline.users),
+        leaks=audit(dataset, repeats=repeats),
     )

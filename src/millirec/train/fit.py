@@ -13,6 +13,7 @@ from millirec.data.split import targets
 from millirec.models.base import ClosedForm
 from millirec.models.checkpoint import Checkpoint, Provenance, Step
 from millirec.models.config import ModelConfig, build, max_length
+from millirec.train.adversarial import item_table
 from millirec.train.evaluate import ndcg_at_10, rank_targets
 from millirec.train.journal import Journal
 from millirec.train.machine import Machine
@@ -36,20 +37,38 @@ def fit(
     """
     device = machine.prepare()
     network = build(model, len(dataset.items)).to(device)
+    if not isinstance(network, ClosedForm):
+        return learned(Trainer(network, dataset, max_length(model), train, machine), model, journal, progress, resume)
+    if train.adversarial is not None:
+        item_table(network)  # refuses by name
     began = time.monotonic()
-    if isinstance(network, ClosedForm):
-        _fit_at_once(network, dataset)
-        parameters, metrics = network.state_dict(), _validate(network, dataset, model, repeats=train.repeats)
-        settings = msgspec.to_builtins(model)
-        seconds = time.monotonic() - began
-    else:
-        trainer = Trainer(network, dataset, max_length(model), train, machine)
-        result = trainer.run(progress, journal, resume=resume)
-        parameters, seconds = result.parameters, result.seconds
-        metrics = {"ndcg@10": result.best_ndcg_10, "best_epoch": float(result.best_epoch)}
-        metrics["epochs"] = float(len(result.history))
-        settings = msgspec.to_builtins(train) | {"seed": machine.seed, "device": machine.device}
-    step = Step(name="train", settings=settings, seconds=seconds)
+    _fit_at_once(network, dataset)
+    metrics = validated(network, dataset, model, repeats=train.repeats)
+    step = Step(name="train", settings=msgspec.to_builtins(model), seconds=time.monotonic() - began)
+    return _checkpoint(dataset, model, network.state_dict(), step, metrics)
+
+
+def learned(trainer: Trainer, model: ModelConfig, journal: Journal, progress: Path | None, resume: bool) -> Checkpoint:
+    """Run a trainer to its end; its best weights as a checkpoint of `model`."""
+    result = trainer.run(progress, journal, resume=resume)
+    metrics = {"ndcg@10": result.best_ndcg_10, "best_epoch": float(result.best_epoch)}
+    metrics["epochs"] = float(len(result.history))
+    machine = trainer.machine
+    settings = msgspec.to_builtins(trainer.config) | {"seed": machine.seed, "device": machine.device}
+    step = Step(name="train", settings=settings, seconds=result.seconds)
+    return _checkpoint(trainer.dataset, model, result.parameters, step, metrics)
+
+
+def validated(network: nn.Module, dataset: Dataset, model: ModelConfig, *, repeats: bool) -> dict[str, float]:
+    """NDCG@10 of a network on the whole validation part."""
+    asked = targets(dataset, VALIDATION, repeats=repeats)
+    ranks = rank_targets(network, dataset, asked, max_length(model), keep_seen=repeats, lists=0)  # type: ignore[arg-type]
+    return {"ndcg@10": ndcg_at_10(ranks.ranks)}
+
+
+def _checkpoint(
+    dataset: Dataset, model: ModelConfig, parameters: dict[str, Tensor], step: Step, metrics: dict[str, float]
+) -> Checkpoint:
     return Checkpoint(
         config=model,
         parameters={name: value.cpu() for name, value in parameters.items()},
@@ -65,12 +84,6 @@ def _fit_at_once(network: ClosedForm, dataset: Dataset) -> None:
     log = dataset.interactions.take(dataset.roles == TRAIN)
     columns: list[Tensor] = [torch.from_numpy(np.ascontiguousarray(c)) for c in (log.users, log.items, log.times)]
     network.fit(*columns)
-
-
-def _validate(network: nn.Module, dataset: Dataset, model: ModelConfig, *, repeats: bool) -> dict[str, float]:
-    asked = targets(dataset, VALIDATION, repeats=repeats)
-    ranks = rank_targets(network, dataset, asked, max_length(model), keep_seen=repeats)  # type: ignore[arg-type]
-    return {"ndcg@10": ndcg_at_10(ranks.ranks)}
 
 
 def _provenance(dataset: Dataset) -> Provenance:

@@ -22,11 +22,15 @@ class Epoch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Progress(msgspec.Struct, kw_only=True):
-    """Where a training stands. `key` is a hash of everything that decides its course."""
+    """Where a training stands. `key` is a hash of everything that decides its course.
+
+    `step` counts within the epoch, `updates` all steps of the optimizer so far.
+    """
 
     key: str
     epoch: int = 0
     step: int = 0
+    updates: int = 0
     loss_sum: float = 0.0
     best: float = -1.0
     best_epoch: int = -1
@@ -41,11 +45,15 @@ def save(
     progress: Progress,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
+    kept: dict[str, dict[str, Tensor]],
 ) -> None:
-    """Write everything into a new folder that then takes the place of the old one."""
+    """Write everything into a new folder that then takes the place of the old one.
+
+    `kept`: sets of parameters by name, such as "best" and "average".
+    """
     tensors = {f"network.{name}": value for name, value in network.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for kind, values in kept.items():
+        tensors |= {f"kept.{kind}.{name}": value for name, value in values.items()}
     for number, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{number}.{name}": torch.as_tensor(value) for name, value in state.items()}
     tensors["random.cpu"] = torch.get_rng_state()
@@ -59,8 +67,8 @@ def save(
 
 def load(
     folder: Path, key: str, network: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, dict[str, Tensor]]:
-    """Restore network, optimizer and random state; returns the progress and the best parameters so far.
+) -> tuple[Progress, dict[str, dict[str, Tensor]]]:
+    """Restore network, optimizer and random state; returns the progress and the sets of parameters that were kept.
 
     Raises ArtifactError when the folder is damaged or belongs to another run.
     """
@@ -84,7 +92,8 @@ def load(
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    return progress, _under(tensors, "best.")
+    kept = _under(tensors, "kept.")
+    return progress, {kind: _under(kept, f"{kind}.") for kind in {name.split(".", 1)[0] for name in kept}}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

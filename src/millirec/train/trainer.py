@@ -2,65 +2,33 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
 from millirec.data.dataset import VALIDATION, Dataset
-from millirec.data.errors import ConfigError, MillirecError
+from millirec.data.errors import ConfigError, DataError, MillirecError
 from millirec.models.base import Inputs, SequenceModel
 from millirec.train import progress as saved
+from millirec.train.adversarial import Adversary, item_table
+from millirec.train.average import WeightAverage
 from millirec.train.batches import TrainBatch, TrainingSequences
+from millirec.train.config import TrainConfig
 from millirec.train.evaluate import ndcg_at_10, rank_targets, sample_targets
 from millirec.train.journal import Journal
-from millirec.train.losses import FullSoftmax, LossConfig, SampledSoftmax, full_softmax, sampled_softmax
 from millirec.train.machine import Machine, autocast, generator
-from millirec.train.negatives import NegativeSampler
+from millirec.train.objective import Objective
+from millirec.train.rows import RowAdam, clip_gradients, sparse_items
+from millirec.train.schedule import learning_rate
 
-_BATCHES, _NEGATIVES = 1, 2  # streams of random numbers
+__all__ = ["DivergedError", "Start", "TrainConfig", "Trained", "Trainer"]
 
-
-class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """How a network is trained.
-
-    `weight_decay` is decoupled (AdamW); `l2` is added to the loss's gradient (Adam). Training ends after
-    `epochs`, after `max_minutes`, or when NDCG@10 on the validation part has not risen in `patience`
-    validations; the best weights are kept. `validation_targets` > 0 validates on a sample of that size.
-    `decay_epochs` > 0 lowers the learning rate along a cosine to a tenth over that many epochs.
-    """
-
-    loss: LossConfig = FullSoftmax()
-    epochs: int = 200
-    batch_size: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    l2: float = 0.0
-    clip_norm: float = 0.0
-    warmup_steps: int = 0
-    decay_epochs: int = 0
-    patience: int = 10
-    validate_every: int = 1
-    validation_targets: int = 0
-    max_minutes: float | None = None
-    precision: Literal["fp32", "bf16"] = "fp32"
-    repeats: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose at least 1")
-        for name in ("weight_decay", "l2", "clip_norm", "warmup_steps", "decay_epochs", "validation_targets"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose 0 or more")
-        if self.learning_rate <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
-            raise ConfigError("$.train: `learning_rate` and `max_minutes` must be above 0")
-        if self.weight_decay and self.l2:
-            raise ConfigError("$.train: both `weight_decay` and `l2` are set", "choose one")
+_BATCHES, _NEGATIVES, _ATTACK = 1, 2, 11  # streams of random numbers
 
 
 class DivergedError(MillirecError):
@@ -78,6 +46,19 @@ class Trained:
     seconds: float
 
 
+class Start(NamedTuple):
+    """What an earlier training left, when this one goes on from it.
+
+    The first `old_rows` item rows stay as they are for `frozen_epochs`. Only events after `since` (milliseconds) are
+    learned from, all where it is None. `origin`: a hash of the parameters at the start.
+    """
+
+    old_rows: int
+    frozen_epochs: int
+    since: int | None
+    origin: str
+
+
 class Trainer:
     """Trains one network on the training part of a data set.
 
@@ -86,19 +67,26 @@ class Trainer:
     """
 
     def __init__(
-        self, network: nn.Module, dataset: Dataset, max_length: int, config: TrainConfig, machine: Machine
+        self,
+        network: nn.Module,
+        dataset: Dataset,
+        max_length: int,
+        config: TrainConfig,
+        machine: Machine,
+        start: Start | None = None,
     ) -> None:
         self.dataset, self.config, self.machine, self.max_length = dataset, config, machine, max_length
-        self.device = machine.prepare()
+        self.device, self.start = machine.prepare(), start
         if not isinstance(network, SequenceModel):
             raise ConfigError("$.model: this kind is not trained by gradient", "use train.fit")
         self.model: SequenceModel = network
         self.network: nn.Module = network.to(self.device)
-        self.sequences = TrainingSequences(dataset, max_length)
-        if not len(self.sequences):
-            raise ConfigError("no user has 2 training events", "use more data, or another split")
+        self.sequences = _sequences(dataset, max_length, config, start)
         self.optimizer = self._optimizer()
-        self.loss = _loss(config.loss, dataset, self.device)
+        self.objective = Objective(config.loss, dataset, self.device, rows_only=config.sparse_rows)
+        self.adversary = None if config.adversarial is None else Adversary(config.adversarial, self.network)
+        self.average = WeightAverage(self.network, config.ema) if config.ema else None
+        self._frozen = _FrozenRows(item_table(self.network), start.old_rows) if start and start.frozen_epochs else None
 
     def run(self, folder: Path | None, journal: Journal, *, resume: bool = False) -> Trained:
         """Train to the end. With `folder`, progress is kept there; with `resume`, taken up from there.
@@ -108,7 +96,7 @@ class Trainer:
         """
         self.progress, self.best = saved.Progress(key=self._key()), _copy(self.network)
         if resume and folder is not None and folder.exists():
-            self.progress, self.best = saved.load(folder, self._key(), self.network, self.optimizer)
+            self._take_up(folder)
         self.folder, self._since, self._saved = folder, time.monotonic(), time.monotonic()
         self._before = self.progress.seconds
         while not self.progress.finished:
@@ -122,53 +110,85 @@ class Trainer:
         )
 
     def _epoch(self, journal: Journal) -> None:
-        state = self.progress
+        state, together = self.progress, self.config.accumulate
         plan = self.sequences.plan(self.config.batch_size, generator(self.machine.seed, _BATCHES, state.epoch))
-        journal.epoch(state.epoch, len(plan), state.step)
+        n_steps = -(-len(plan) // together)
+        journal.epoch(state.epoch, n_steps, state.step)
         self.network.train()
-        for step in range(state.step, len(plan)):
+        for step in range(state.step, n_steps):
             if self._late() and step:
                 break
-            loss = self._step(self.sequences.batch(plan[step]), step, len(plan))
+            first = step * together
+            self._set_learning_rate(step / n_steps)
+            batches = [self.sequences.batch(spans) for spans in plan[first : first + together]]
+            loss = self._step(batches, first)
             state.loss_sum += loss
-            state.step = step + 1
+            state.step, state.updates = step + 1, state.updates + 1
+            if self.average is not None:
+                self.average.update(state.updates)
             journal.batch(loss)
-            if step + 1 < len(plan):
+            if step + 1 < n_steps:
                 self._save_if_due()
         self._end_epoch(state.loss_sum / state.step, journal)
 
-    def _step(self, batch: TrainBatch, step: int, n_steps: int) -> float:
+    def _step(self, batches: list[TrainBatch], first: int) -> float:
+        """One step of the optimizer on batches number `first` and following; each target counts alike."""
+        self.optimizer.zero_grad(set_to_none=True)
+        counts = [int((batch.targets > 0).sum()) for batch in batches]
+        total = 0.0
+        for i, batch in enumerate(batches):
+            total += self._backward(batch, counts[i] / sum(counts), first + i)
+        self._update()
+        return total
+
+    def _backward(self, batch: TrainBatch, share: float, number: int) -> float:
+        """Add the gradients of a batch with this share in the step; returns its part of the loss."""
         inputs = Inputs.of(batch.inputs, self.device)
         wanted = torch.from_numpy(batch.targets).to(self.device)
-        self._set_learning_rate(self.progress.epoch * n_steps + step, n_steps)
-        with autocast(self.device, self.config.precision):
-            hidden = self.model.forward(inputs)
-        real = wanted > 0
-        rng = generator(self.machine.seed, _NEGATIVES, self.progress.epoch, step)
-        with autocast(self.device, self.config.precision):
-            loss = self.loss(hidden[real].float(), self.model.item_vectors(), wanted[real], rng)
+        seed, epoch = self.machine.seed, self.progress.epoch
+
+        def loss_of() -> Tensor:
+            rng = generator(seed, _NEGATIVES, epoch, number)
+            with autocast(self.device, self.config.precision):
+                return self._finite(self.objective(self.model, inputs, wanted, rng), number)
+
+        if self.adversary is None:
+            loss = loss_of()
+            (loss * share).backward()  # type: ignore[no-untyped-call]
+        else:
+            loss = self.adversary.backward(loss_of, share, generator(seed, _ATTACK, epoch, number))
+        return loss.item() * share
+
+    def _finite(self, loss: Tensor, number: int) -> Tensor:
         if not torch.isfinite(loss):
             raise DivergedError(
-                f"the loss is {loss.item()} in epoch {self.progress.epoch}, batch {step}",
+                f"the loss is {loss.item()} in epoch {self.progress.epoch}, batch {number}",
                 "lower $.train.learning_rate or set $.train.clip_norm = 1.0; the last good progress is kept",
             )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    def _update(self) -> None:
+        frozen = self._frozen if self.start and self.progress.epoch < self.start.frozen_epochs else None
+        if frozen is not None:
+            frozen.forget_gradients()
         if self.config.clip_norm:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
+            clip = clip_gradients if self.config.sparse_rows else nn.utils.clip_grad_norm_
+            clip(self.network.parameters(), self.config.clip_norm)
         self.optimizer.step()
-        return loss.item()
+        if frozen is not None:  # weight decay moves rows without a gradient too
+            frozen.restore()
 
     def _end_epoch(self, loss: float, journal: Journal) -> None:
         state, config = self.progress, self.config
         figures = {"loss": loss}
         last = self._late() or state.epoch + 1 >= config.epochs
         if last or (state.epoch + 1) % config.validate_every == 0:
-            figures["ndcg@10"] = self._validate()
-            better = figures["ndcg@10"] > state.best
-            state.stale = 0 if better else state.stale + 1
-            if better:
-                state.best, state.best_epoch, self.best = figures["ndcg@10"], state.epoch, _copy(self.network)
+            with self.average.applied() if self.average is not None else nullcontext():
+                figures["ndcg@10"] = self._validate()
+                better = figures["ndcg@10"] > state.best
+                state.stale = 0 if better else state.stale + 1
+                if better:
+                    state.best, state.best_epoch, self.best = figures["ndcg@10"], state.epoch, _copy(self.network)
             journal.validated(state.epoch, figures, best=better)
         state.seconds = self._elapsed()
         state.history.append(
@@ -182,7 +202,7 @@ class Trainer:
         self.network.eval()
         limit, repeats = self.config.validation_targets, self.config.repeats
         asked = sample_targets(self.dataset, VALIDATION, limit, repeats=repeats, seed=self.machine.seed)
-        ranks = rank_targets(self.model, self.dataset, asked, self.max_length, keep_seen=repeats)
+        ranks = rank_targets(self.model, self.dataset, asked, self.max_length, keep_seen=repeats, lists=0)
         self.network.train()
         return ndcg_at_10(ranks.ranks)
 
@@ -190,8 +210,17 @@ class Trainer:
         if self.folder is None or not (force or time.monotonic() - self._saved >= self.machine.save_every_seconds):
             return
         self.progress.seconds = self._elapsed()
-        saved.save(self.folder, self.progress, self.network, self.optimizer, self.best)
+        kept = {"best": self.best}
+        if self.average is not None:
+            kept["average"] = self.average.averages
+        saved.save(self.folder, self.progress, self.network, self.optimizer, kept)
         self._saved = time.monotonic()
+
+    def _take_up(self, folder: Path) -> None:
+        self.progress, kept = saved.load(folder, self._key(), self.network, self.optimizer)
+        self.best = kept["best"]
+        if self.average is not None:
+            self.average.load(kept["average"])
 
     def _late(self) -> bool:
         limit = self.config.max_minutes
@@ -200,40 +229,53 @@ class Trainer:
     def _elapsed(self) -> float:
         return self._before + time.monotonic() - self._since
 
-    def _set_learning_rate(self, step: int, n_steps: int) -> None:
-        """A function of the step alone, so that a resume needs no scheduler state."""
-        rate, config = self.config.learning_rate, self.config
-        if config.warmup_steps:
-            rate *= min(1.0, (step + 1) / config.warmup_steps)
-        if config.decay_epochs:
-            share = min(1.0, step / (n_steps * config.decay_epochs))
-            rate *= 0.55 + 0.45 * float(torch.cos(torch.tensor(share * torch.pi)))
+    def _set_learning_rate(self, share: float) -> None:
+        rate = learning_rate(self.config, self.progress.updates, self.progress.epoch + share)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
     def _optimizer(self) -> torch.optim.Optimizer:
         rate, parameters = self.config.learning_rate, list(self.network.parameters())
+        if self.config.sparse_rows:
+            if self.start is not None and self.start.frozen_epochs:
+                raise ConfigError("$.train.sparse_rows: rows cannot be frozen", "set $.warm_start.frozen_epochs = 0")
+            sparse_items(self.network)
+            return RowAdam(parameters, lr=rate, weight_decay=0.0, fused=True)
         if self.config.l2:
             return torch.optim.Adam(parameters, lr=rate, weight_decay=self.config.l2, fused=True)
         return torch.optim.AdamW(parameters, lr=rate, weight_decay=self.config.weight_decay, fused=True)
 
     def _key(self) -> str:
         shapes = {name: list(value.shape) for name, value in self.network.state_dict().items()}
-        course: list[Any] = [self.config, self.machine.seed, self.max_length, self.dataset.fingerprint]
+        course: list[Any] = [self.config, self.machine.seed, self.max_length, self.dataset.fingerprint, self.start]
         return hashlib.sha256(msgspec.json.encode([*course, self.dataset.protocol, shapes])).hexdigest()
 
 
-_Loss = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
+class _FrozenRows:
+    """The first rows of the item table, kept as they are."""
+
+    def __init__(self, table: Tensor, n: int) -> None:
+        self._table, self._rows = table, table.detach()[:n].clone()
+
+    def forget_gradients(self) -> None:
+        if self._table.grad is not None:
+            self._table.grad[: len(self._rows)] = 0
+
+    def restore(self) -> None:
+        self._table.data[: len(self._rows)] = self._rows
 
 
-def _loss(config: LossConfig, dataset: Dataset, device: torch.device) -> _Loss:
-    match config:
-        case FullSoftmax():
-            return lambda hidden, items, wanted, _: full_softmax(hidden, items, wanted)
-        case SampledSoftmax(negatives=n, sampling=sampling, power=power):
-            power = power if sampling == "popularity" else 0.0
-            sampler = NegativeSampler.of(dataset.popularity, n, power, device)
-            return lambda hidden, items, wanted, rng: sampled_softmax(hidden, items, wanted, sampler.draw(rng))
+def _sequences(dataset: Dataset, max_length: int, config: TrainConfig, start: Start | None) -> TrainingSequences:
+    since = None if start is None else start.since
+    sequences = TrainingSequences(dataset, max_length, config.windows, since)
+    if not len(sequences) and since is not None:
+        raise DataError(
+            "no user has a training event that is newer than those of the checkpoint",
+            "use newer data, or choose $.warm_start.learn_from = 'all'",
+        )
+    if not len(sequences):
+        raise ConfigError("no user has 2 training events", "use more data, or another split")
+    return sequences
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

@@ -138,11 +138,12 @@ def _narrow(catalog: Catalog, rows: NDArray[np.int32]) -> tuple[Catalog, NDArray
     new[order] = np.arange(1, len(kept) + 1, dtype=np.int32)
     old = np.concatenate([[0], kept[order]])
     ids = [catalog.vocabulary.id(int(row)) for row in old[1:]]
-    picked = {name: _pick(feature, old) for name, feature in catalog.features.items()}
+    picked = {name: pick(feature, old) for name, feature in catalog.features.items()}
     return Catalog(Vocabulary(ids), picked), new[inverse]
 
 
-def _pick(feature: Feature, rows: NDArray[np.int64]) -> Feature:
+def pick(feature: Feature, rows: NDArray[np.int64]) -> Feature:
+    """The column of these rows of a catalogue, in this order."""
     match feature:
         case Categorical(values, codes):
             return Categorical(values, codes[rows])

@@ -31,9 +31,12 @@ class MovieLensConfig(Filters, frozen=True, kw_only=True, tag="movielens"):
     """`path`: the folder, the zip as downloaded, or the ratings file itself (plain, .gz or .zip).
 
     Titles, genres, years and users' gender, age, occupation are read when their files lie beside the ratings.
+    `inexact`: a csv `line,kind` that names ratings by their line, from 1; users with a line of the kind
+    `time_unknown` (only the order of their ratings is known) are left out, as a split by time needs.
     """
 
     path: str
+    inexact: str | None = None
 
 
 def read_movielens(config: MovieLensConfig, rejects: Rejects) -> Dataset:
@@ -44,6 +47,9 @@ def read_movielens(config: MovieLensConfig, rejects: Rejects) -> Dataset:
         layout = _layout(ratings, plain)
         columns = dict(zip(("user", "item", "value", "time"), layout.columns, strict=True))
         events = read_lines(ratings, plain, layout, Rules(columns, "s"), rejects)
+        if config.inexact:
+            untimed = _untimed_users(one(Path(config.inexact)), plain, layout)
+            events = events.filter(~pl.col("user").is_in(untimed))
     movies, users = find(around, _MOVIES), find(around, _USERS)
     return assemble.dataset(
         events,
@@ -81,6 +87,20 @@ def _layout(file: File, plain: Path) -> Layout:
     header = not first.split(separator.encode())[0].strip().isdigit()
     names = ("userId", "movieId", "rating", "timestamp") if header else ("user", "movie", "rating", "timestamp")
     return Layout(names, separator, header, quoted=False)
+
+
+def _untimed_users(file: File, plain: Path, layout: Layout) -> list[str]:
+    """Users with a rating whose time is unknown, in the order of their lines."""
+    rows = list(csv.DictReader(io.StringIO(_text(file))))
+    if not rows or not {"line", "kind"} <= rows[0].keys():
+        raise DataError(f"{file.label}: no columns `line` and `kind`", "give a csv that names inexact ratings")
+    named = {row["line"] for row in rows if row["kind"] == "time_unknown"}
+    separator = layout.separator.encode()
+    with plain.open("rb") as stream:
+        users = [line.split(separator)[0].decode() for n, line in enumerate(stream, start=1) if str(n) in named]
+    if len(users) < len(named):
+        raise DataError(f"{file.label}: names lines that the ratings do not have", "give the csv of this very file")
+    return list(dict.fromkeys(users))
 
 
 def _text(file: File) -> str:
