@@ -30,7 +30,7 @@ test: check
 	$(VENV)/python -m pytest
 
 bench: setup
-	$(VENV)/python benchmarks/quality.py
+	$(VENV)/python -m benchmarks.quality --set ml1m --protocol leave-last-out --resume
 	$(VENV)/python benchmarks/serving.py
 
 format: setup

@@ -1,6 +1,6 @@
 """How much of the server's own speed is left when every request is encoded in full; and latency at half load.
 
-    python benchmarks/serving.py                         about two minutes on 2 cores, after benchmarks/quality.py
+    python benchmarks/serving.py                         about two minutes on 2 cores, after benchmarks.quality
     python benchmarks/serving.py runs/NAME/bundle --rounds 7 --seconds 5
 
 One server on one core, the load generator on another. Rounds of POST /noop (HTTP and JSON alone, the same request
@@ -101,10 +101,12 @@ def _had_its_core(report: LoadReport) -> bool:
 
 
 def packed() -> Path:
-    """The bundle of the SASRec that benchmarks/quality.py has trained."""
-    run = ROOT / "runs" / "sasrec-ml1m"
+    """The bundle of the SASRec that benchmarks.quality has trained."""
+    run = ROOT / "runs" / "quality" / "ml1m-leave-last-out-sasrec-42"
     if not (run / "checkpoint").exists():
-        raise SystemExit("runs/sasrec-ml1m/checkpoint is missing -> run benchmarks/quality.py --only sasrec first")
+        raise SystemExit(
+            f"runs/quality/{run.name} is missing -> run -m benchmarks.quality --set ml1m --only sasrec first"
+        )
     command = ["pack", str(run / "checkpoint"), "-o", str(run / "bundle")]
     subprocess.run([sys.executable, "-m", "millirec", *command], check=True, stdout=subprocess.DEVNULL)
     return run / "bundle"
@@ -113,7 +115,7 @@ def packed() -> Path:
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", type=Path, nargs="?", help="a bundle; absent: the SASRec of benchmarks/quality.py")
+    parser.add_argument("bundle", type=Path, nargs="?", help="a bundle; absent: the SASRec of benchmarks.quality")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--connections", type=int, default=32)

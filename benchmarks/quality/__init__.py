@@ -1,0 +1,1 @@
+"""Quality on public data sets: one spec a data set and model, one results file a run, one table."""
