@@ -20,10 +20,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "demo"
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-1m.zip"
+DEEP = "linear-recurrent"
 MODELS = {
     "popularity": 'kind = "popularity"',
     "item-knn": 'kind = "item-knn"',
-    "sasrec": 'kind = "sasrec"\nfeed_forward = 1',
+    DEEP: 'kind = "linear-recurrent"',
 }
 
 
@@ -36,7 +37,7 @@ def main() -> None:
         train(name, model, source)
     show_table()
     bundle = RUNS / "bundle"
-    millirec("pack", str(RUNS / "sasrec" / "checkpoint"), "-o", str(bundle))
+    millirec("pack", str(RUNS / DEEP / "checkpoint"), "-o", str(bundle))
     server, address = serve(bundle)
     try:
         show_live_answers(address, bundle)
@@ -90,26 +91,27 @@ max_minutes = {minutes}
 batch_size = 32
 learning_rate = 2e-3
 warmup_steps = 200
-decay_epochs = 20
+decay_epochs = 8
+windows = "all"
 validate_every = 2
 validation_targets = 2000
 """
     config = RUNS / f"{name}.toml"
     config.write_text(text, encoding="utf-8")
-    say(f"training {name}" + (f" (at most {minutes:g} minutes)" if name == "sasrec" else ""))
+    say(f"training {name}" + (f" (at most {minutes:g} minutes)" if name == DEEP else ""))
     millirec("train", "-c", str(config), "--json", quiet=True)
 
 
 def show_table() -> None:
     """Every model on the same test part: last event of each user, whole catalogue ranked."""
     say("test part: each user's last event, all items ranked, items already seen left out")
-    print(f"{'model':12} {'NDCG@10':>18} {'HR@10':>18} {'coverage@10':>12} {'seconds':>8}")
+    print(f"{'model':16} {'NDCG@10':>18} {'HR@10':>18} {'coverage@10':>12} {'seconds':>8}")
     for name in MODELS:
         metrics = json.loads((RUNS / name / "metrics.json").read_text())
         figures = metrics["test"]["figures"]
         cells = [f"{f['value']:.4f} ±{(f['high'] - f['low']) / 2:.4f}" for f in (figures["ndcg@10"], figures["hr@10"])]
         coverage = figures["coverage@10"]["value"]
-        print(f"{name:12} {cells[0]:>18} {cells[1]:>18} {coverage:12.3f} {metrics['seconds']:8.1f}")
+        print(f"{name:16} {cells[0]:>18} {cells[1]:>18} {coverage:12.3f} {metrics['seconds']:8.1f}")
 
 
 def serve(bundle: Path) -> tuple[subprocess.Popen[str], str]:
