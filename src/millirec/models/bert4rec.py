@@ -13,9 +13,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.layers import initial
 from millirec.models.layers.bidirectional import BidirectionalBlock
+from millirec.models.layers.checks import check_heads, check_sequence
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.scale import check_temperature, item_side, user_side
+from millirec.models.layers.scale import item_side, user_side
 
 
 class BERT4RecConfig(
@@ -39,22 +41,12 @@ class BERT4RecConfig(
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.embedding_dim, self.blocks, self.heads, self.feed_forward) < 1:
-            raise ConfigError("$.model: `embedding_dim`, `blocks`, `heads` and `feed_forward` must be at least 1")
-        if self.embedding_dim % self.heads:
-            raise ConfigError(
-                f"$.model.heads = {self.heads} does not divide $.model.embedding_dim = {self.embedding_dim}",
-                "choose a divisor",
-            )
-        if self.max_length < 2:
-            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
+        check_sequence(self, "embedding_dim", "blocks", "heads", "feed_forward")
+        check_heads(self.heads, self.embedding_dim)
         if not 0 < self.mask_share < 1:
             raise ConfigError(f"$.model.mask_share = {self.mask_share}", "choose a share between 0 and 1")
         if not 0 <= self.last_share <= 1:
             raise ConfigError(f"$.model.last_share = {self.last_share}", "choose a share from 0 to 1")
-        check_temperature(self.temperature)
 
 
 class BERT4Rec(nn.Module):
@@ -79,7 +71,7 @@ class BERT4Rec(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, width, bias=False)
-        self.apply(_initialise)
+        self.apply(initial.small)
         nn.init.trunc_normal_(self.gap, std=0.02, a=-0.04, b=0.04)
 
     def forward(self, inputs: Inputs) -> Tensor:
@@ -141,13 +133,3 @@ class BERT4Rec(nn.Module):
 
 def _places(x: Tensor) -> Tensor:
     return torch.arange(x.shape[1], device=x.device)[None, :]
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-        with torch.no_grad():
-            module.weight[module.padding_idx].zero_()

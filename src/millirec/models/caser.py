@@ -13,8 +13,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.layers.checks import check_sequence
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.scale import check_temperature, item_side, user_side
+from millirec.models.layers.scale import item_side, user_side
 
 
 class CaserConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="caser"):
@@ -31,15 +32,9 @@ class CaserConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.embedding_dim, self.horizontal, self.vertical) < 1:
-            raise ConfigError("$.model: `embedding_dim`, `horizontal` and `vertical` must be at least 1")
-        if self.max_length < 2:
-            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
+        check_sequence(self, "embedding_dim", "horizontal", "vertical")
         if not 1 <= self.window <= self.max_length:
             raise ConfigError(f"$.model.window = {self.window}", f"choose 1 to `max_length` = {self.max_length}")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
-        check_temperature(self.temperature)
 
 
 class Caser(nn.Module):

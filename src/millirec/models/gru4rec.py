@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.layers.checks import check_sequence
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.scale import check_temperature, item_side, user_side
+from millirec.models.layers.scale import item_side, user_side
 
 
 class GRU4RecConfig(
@@ -34,15 +35,9 @@ class GRU4RecConfig(
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.embedding_dim, self.hidden_dim, self.layers) < 1:
-            raise ConfigError("$.model: `embedding_dim`, `hidden_dim` and `layers` must be at least 1")
-        if self.max_length < 2:
-            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
+        check_sequence(self, "embedding_dim", "hidden_dim", "layers")
         if self.cell not in ("gru", "lstm"):
             raise ConfigError(f"$.model.cell = {self.cell!r}", "use 'gru' or 'lstm'")
-        check_temperature(self.temperature)
 
 
 class GRU4Rec(nn.Module):

@@ -10,12 +10,13 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.layers import initial
+from millirec.models.layers.checks import check_heads, check_sequence
 from millirec.models.layers.clock import BUCKETS, asked_at, buckets
 from millirec.models.layers.dropout import Dropout
 from millirec.models.layers.pointwise import PointwiseBlock, Stripe, stripes
-from millirec.models.layers.scale import check_temperature, item_side, user_side
+from millirec.models.layers.scale import item_side, user_side
 
 
 class HSTUConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="hstu"):
@@ -34,18 +35,8 @@ class HSTUConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     temperature: float | None = 0.05
 
     def __post_init__(self) -> None:
-        if min(self.embedding_dim, self.blocks, self.heads) < 1:
-            raise ConfigError("$.model: `embedding_dim`, `blocks` and `heads` must be at least 1")
-        if self.embedding_dim % self.heads:
-            raise ConfigError(
-                f"$.model.heads = {self.heads} does not divide $.model.embedding_dim = {self.embedding_dim}",
-                "choose a divisor",
-            )
-        if self.max_length < 2:
-            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
-        check_temperature(self.temperature)
+        check_sequence(self, "embedding_dim", "blocks", "heads")
+        check_heads(self.heads, self.embedding_dim)
 
 
 class HSTU(nn.Module):
@@ -64,7 +55,7 @@ class HSTU(nn.Module):
             PointwiseBlock(width, config.heads, config.max_length, config.dropout) for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.apply(_initialise)
+        self.apply(initial.small)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """A vector after each event, (B, L, d)."""
@@ -115,13 +106,3 @@ class HSTU(nn.Module):
             bucket = torch.zeros_like(inputs.times[:, :, None] + inputs.times[:, None, :])
         bucket = torch.where(distance[None] < 0, BUCKETS, bucket)
         return bucket, distance.clamp(0, self.config.max_length - 1)
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-    if isinstance(module, nn.Linear) and module.bias is not None:
-        nn.init.zeros_(module.bias)
-    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-        with torch.no_grad():
-            module.weight[module.padding_idx].zero_()

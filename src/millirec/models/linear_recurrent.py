@@ -14,10 +14,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.layers import initial
+from millirec.models.layers.checks import check_heads, check_sequence
 from millirec.models.layers.clock import BUCKETS, asked_at, buckets
 from millirec.models.layers.dropout import Dropout
 from millirec.models.layers.recurrence import memory, mix, mix_chunked, mix_step
-from millirec.models.layers.scale import check_temperature, item_side, user_side
+from millirec.models.layers.scale import item_side, user_side
 
 _STATE_BYTES = 8192
 _SLOWEST, _FASTEST = 5.0, 0.5  # logits of the heads' decays at the start: keep .993 and .62 a step
@@ -47,23 +49,13 @@ class LinearRecurrentConfig(
     temperature: float | None = 0.05
 
     def __post_init__(self) -> None:
-        if min(self.embedding_dim, self.blocks, self.heads, self.key_dim, self.kernel, self.feed_forward) < 1:
-            raise ConfigError("$.model: widths, `blocks`, `heads`, `key_dim` and `kernel` must be at least 1")
-        if self.embedding_dim % self.heads:
-            raise ConfigError(
-                f"$.model.heads = {self.heads} does not divide $.model.embedding_dim = {self.embedding_dim}",
-                "choose a divisor",
-            )
-        if self.max_length < 2:
-            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
+        check_sequence(self, "embedding_dim", "blocks", "heads", "key_dim", "kernel", "feed_forward")
+        check_heads(self.heads, self.embedding_dim)
         if 4 * self.blocks * self.block_state > _STATE_BYTES:
             raise ConfigError(
                 f"$.model: the state takes {4 * self.blocks * self.block_state:,} bytes, at most are {_STATE_BYTES:,}",
                 "lower `key_dim`, `embedding_dim` or `blocks`",
             )
-        check_temperature(self.temperature)
 
     @property
     def block_state(self) -> int:
@@ -253,12 +245,6 @@ class LinearRecurrent(nn.Module):
 
 def _initialise(module: nn.Module) -> None:
     """Linear layers start larger than usual: products of three small ones would vanish before they are normalised."""
-    if isinstance(module, nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-        if module.padding_idx is not None:
-            with torch.no_grad():
-                module.weight[module.padding_idx].zero_()
+    initial.small(module)
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

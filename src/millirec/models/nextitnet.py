@@ -13,8 +13,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.layers.checks import check_sequence
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.scale import check_temperature, item_side, user_side
+from millirec.models.layers.scale import item_side, user_side
 
 
 class NextItNetConfig(
@@ -32,17 +33,11 @@ class NextItNetConfig(
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if self.embedding_dim < 1:
-            raise ConfigError(f"$.model.embedding_dim = {self.embedding_dim}", "choose at least 1")
+        check_sequence(self, "embedding_dim")
         if not self.dilations or min(self.dilations) < 1:
             raise ConfigError(f"$.model.dilations = {self.dilations}", "give one or more numbers of at least 1")
         if self.kernel < 2:
             raise ConfigError(f"$.model.kernel = {self.kernel}", "a convolution needs at least 2 places")
-        if self.max_length < 2:
-            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
-        check_temperature(self.temperature)
 
     @property
     def receptive_field(self) -> int:

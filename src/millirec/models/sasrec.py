@@ -11,11 +11,12 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.layers import initial
 from millirec.models.layers.attention import CausalBlock
+from millirec.models.layers.checks import check_heads, check_sequence
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.scale import check_temperature, item_side, user_side
+from millirec.models.layers.scale import item_side, user_side
 
 
 class SASRecConfig(
@@ -37,18 +38,8 @@ class SASRecConfig(
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        if min(self.embedding_dim, self.blocks, self.heads, self.feed_forward) < 1:
-            raise ConfigError("$.model: `embedding_dim`, `blocks`, `heads` and `feed_forward` must be at least 1")
-        if self.embedding_dim % self.heads:
-            raise ConfigError(
-                f"$.model.heads = {self.heads} does not divide $.model.embedding_dim = {self.embedding_dim}",
-                "choose a divisor",
-            )
-        if self.max_length < 2:
-            raise ConfigError(f"$.model.max_length = {self.max_length}", "a sequence needs at least 2 events")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"$.model.dropout = {self.dropout}", "choose a share from 0 to below 1")
-        check_temperature(self.temperature)
+        check_sequence(self, "embedding_dim", "blocks", "heads", "feed_forward")
+        check_heads(self.heads, self.embedding_dim)
 
 
 class SASRec(nn.Module):
@@ -69,7 +60,7 @@ class SASRec(nn.Module):
             for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width)
-        self.apply(_initialise)
+        self.apply(initial.small)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """A vector after each event, (B, L, d)."""
@@ -96,13 +87,3 @@ class SASRec(nn.Module):
         x = self.item(inputs.items) + self.position(back.clamp(0, self.max_length - 1))
         dropped: Tensor = self.drop(x)
         return dropped
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Embedding):
-        nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
-    if isinstance(module, nn.Linear):
-        nn.init.zeros_(module.bias)
-    if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-        with torch.no_grad():
-            module.weight[module.padding_idx].zero_()
