@@ -20,8 +20,8 @@ never a sample; ties count against the model; "last" is by a stable sort on time
 request is known to the models, as it is to a server (only those with a time bias read it). A figure of several seeds
 is mean ± standard deviation over the seeds (their number in brackets), of one seed its 95 % bootstrap interval over
 users. Minutes are wall-clock training time, validation included, and in brackets the CPU minutes of the whole command:
-most runs shared their machine with other work. See [evaluation.md](evaluation.md) for the rules and
-their reasons.
+most runs shared their machine with other work. "Minutes to" a figure: until it was first read on the validation part.
+See [evaluation.md](evaluation.md) for the rules and their reasons.
 """
 
 
