@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from millirec.data.catalog import Catalog, Categorical, MultiValued, Numeric, Text, Vocabulary
 from millirec.data.errors import ArtifactError, DataError
+from millirec.data.tensors import load_tensors, save_tensors
 
 
 def catalog() -> Catalog:
@@ -85,16 +86,17 @@ def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["missing", "cut", "json", "kind"])
 def test_damaged_files_are_refused_by_name(tmp_path: Path, damage: str) -> None:
     catalog().save(tmp_path)
-    tensors, head = tmp_path / "catalog.safetensors", tmp_path / "catalog.json"
+    path = tmp_path / "catalog.safetensors"
+    arrays = load_tensors(path)
+    head = arrays["__head__"].tobytes()
     if damage == "missing":
-        tensors.unlink()
+        path.unlink()
     elif damage == "cut":
-        tensors.write_bytes(tensors.read_bytes()[:-5])
-    elif damage == "json":
-        head.write_text(head.read_text()[:-5])
+        path.write_bytes(path.read_bytes()[:-5])
     else:
-        plain = json.loads(head.read_text())
+        plain = json.loads(head)
         plain["columns"]["colour"]["kind"] = "numeric"
-        head.write_text(json.dumps(plain))
+        changed = head[:-5] if damage == "json" else json.dumps(plain).encode()
+        save_tensors(arrays | {"__head__": np.frombuffer(changed, np.uint8)}, path)
     with pytest.raises(ArtifactError, match="catalog"):
         Catalog.load(tmp_path)

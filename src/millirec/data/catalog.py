@@ -12,10 +12,11 @@ from typing import Any, Literal
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from millirec.data.errors import ArtifactError, DataError
+from millirec.data.tensors import load_tensors, save_tensors
+
+_FILE, _HEAD = "catalog.safetensors", "__head__"
 
 
 class Vocabulary:
@@ -119,7 +120,7 @@ class Catalog:
         raise KeyError(name)
 
     def save(self, folder: Path) -> None:
-        """Write `catalog.json` and `catalog.safetensors` into `folder`."""
+        """Write `catalog.safetensors` into `folder`."""
         arrays: dict[str, NDArray[np.generic]] = {"__rows__": np.array([len(self) + 1], np.int64)}
         columns = {}
         for name, feature in self.features.items():
@@ -136,17 +137,19 @@ class Catalog:
                 case Text(texts):
                     column |= {"texts": texts}
             columns[name] = column
-        save_file(arrays, folder / "catalog.safetensors")
-        (folder / "catalog.json").write_bytes(msgspec.json.encode({"ids": self.vocabulary.ids, "columns": columns}))
+        head = msgspec.json.encode({"ids": self.vocabulary.ids, "columns": columns})
+        save_tensors(arrays | {_HEAD: np.frombuffer(head, np.uint8)}, folder / _FILE)
 
     @classmethod
     def load(cls, folder: Path) -> "Catalog":
         """The inverse of `save`. Raises ArtifactError when a file is missing or damaged."""
         try:
-            head = msgspec.json.decode((folder / "catalog.json").read_bytes(), type=_Head)
-            arrays = load_file(folder / "catalog.safetensors")
+            arrays = load_tensors(folder / _FILE)
+            told = arrays.pop(_HEAD, None)  # in a file of its own in the first version
+            raw = (folder / "catalog.json").read_bytes() if told is None else told.tobytes()
+            head = msgspec.json.decode(raw, type=_Head)
             features = {name: _feature(name, column, arrays) for name, column in head.columns.items()}
-        except (OSError, KeyError, ValueError, SafetensorError, msgspec.MsgspecError) as error:
+        except (OSError, KeyError, ValueError, ArtifactError, msgspec.MsgspecError) as error:
             raise ArtifactError(
                 f"{folder.name}/catalog: cannot be read ({error})", "make the artifact again"
             ) from error

@@ -1,0 +1,129 @@
+"""Arrays in one file, each in the fewest bytes that give it back bit for bit.
+
+Floats that are exact in 16 bits are kept so; arrays with many zeros as a bit for each place and the rest; then both are
+deflated where that pays. Equal arrays are kept once.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from millirec.data.errors import ArtifactError
+
+Array = NDArray[Any]
+_PAYS = 0.95  # deflated bytes for each byte; above, an array is left as it is
+_LARGEST = 1 << 26  # bytes of an array that is deflated: larger ones are to be loaded fast
+_HEADER = "millirec.tensors"
+
+
+class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How one array is kept: under which key, of which type and shape, in which form."""
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    width: str  # type of the kept numbers: "f2", "b2" = upper half of float32, or the array's own
+    mask: bool  # zeros are left out
+    deflated: bool
+
+
+class _Kept(NamedTuple):
+    width: str
+    mask: bool
+    data: bytes
+
+
+def save_tensors(arrays: Mapping[str, Array], path: Path) -> None:
+    """Write arrays by name."""
+    entries: dict[str, _Entry] = {}
+    stored: dict[str, Array] = {}
+    seen: dict[bytes, str] = {}
+    for name, array in arrays.items():
+        array = np.asarray(array, order="C")
+        identity = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).digest()
+        if identity in seen:
+            entries[name] = entries[seen[identity]]
+            continue
+        seen[identity] = name
+        kept = _smallest(array)
+        deflated = zlib.compress(kept.data, 9) if len(kept.data) <= _LARGEST else kept.data
+        small = len(deflated) < _PAYS * len(kept.data)
+        stored[name] = np.frombuffer(deflated if small else kept.data, np.uint8)
+        entries[name] = _Entry(name, array.dtype.str, array.shape, kept.width, kept.mask, small)
+    header = msgspec.json.encode(entries).decode()
+    save_file({name: array.copy() for name, array in stored.items()}, path, {_HEADER: header})
+
+
+def load_tensors(path: Path) -> dict[str, Array]:
+    """The arrays that `save_tensors` wrote; equal ones are one array. A plain safetensors file is read as well.
+
+    Raises ArtifactError when the file is damaged.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            header = (file.metadata() or {}).get(_HEADER)
+            if header is None:
+                return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            entries = msgspec.json.decode(header, type=dict[str, _Entry])
+            found = {entry.key: _restored(entry, file.get_tensor(entry.key)) for entry in entries.values()}
+        return {name: found[entry.key] for name, entry in entries.items()}
+    except (OSError, KeyError, ValueError, TypeError, zlib.error, SafetensorError, msgspec.MsgspecError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error})", "copy it again, or make it again") from error
+
+
+def _smallest(array: Array) -> _Kept:
+    """The form with the fewest bytes."""
+    width, numbers = _narrowed(array)
+    nonzero = numbers != 0 if numbers.dtype.kind != "f" else numbers.view(f"u{numbers.itemsize}") != 0
+    masked = (array.size + 7) // 8 + int(nonzero.sum()) * numbers.itemsize
+    if masked < numbers.nbytes:
+        return _Kept(width, True, np.packbits(nonzero).tobytes() + numbers[nonzero].tobytes())
+    return _Kept(width, False, numbers.tobytes())
+
+
+def _narrowed(array: Array) -> tuple[str, Array]:
+    """Type name and numbers: half as wide where nothing is lost by it."""
+    if array.dtype == np.float32 and array.size:
+        with np.errstate(over="ignore", invalid="ignore"):
+            half = array.astype(np.float16)
+        bits = array.view(np.uint32)
+        if np.array_equal(half.astype(np.float32).view(np.uint32), bits):
+            return "f2", half
+        if not (bits & 0xFFFF).any():
+            return "b2", (bits >> 16).astype(np.uint16)
+    return array.dtype.str, array
+
+
+def _restored(entry: _Entry, raw: Array) -> Array:
+    kind = np.dtype({"f2": "<f2", "b2": "<u2"}.get(entry.width, entry.width))
+    size = int(np.prod(entry.shape, dtype=np.int64))
+    data = raw.tobytes() if not entry.deflated else _inflated(raw, (size + 7) // 8 + size * kind.itemsize)
+    if entry.mask:
+        places = (size + 7) // 8
+        if places > len(data):
+            raise ValueError("an array is shorter than its shape")
+        nonzero = np.unpackbits(np.frombuffer(data[:places], np.uint8), count=size).astype(np.bool_)
+        numbers = np.zeros(size, kind)
+        numbers[nonzero] = np.frombuffer(data[places:], kind)
+    else:
+        numbers = np.frombuffer(data, kind, count=size).copy()
+    if entry.width == "b2":
+        numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+    return numbers.astype(np.dtype(entry.dtype), copy=False).reshape(entry.shape)
+
+
+def _inflated(raw: Array, most: int) -> bytes:
+    """No more than a whole array could need, whatever the file says."""
+    inflater = zlib.decompressobj()
+    data = inflater.decompress(raw.tobytes(), most)
+    if inflater.unconsumed_tail:
+        raise ValueError("an array is longer than its shape")
+    return data

@@ -1,0 +1,78 @@
+"""Arrays in few bytes: everything comes back bit for bit."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from millirec.data.codes import pack, unpack
+from millirec.data.errors import ArtifactError
+from millirec.data.tensors import load_tensors, save_tensors
+
+KINDS = st.sampled_from([np.float32, np.float16, np.int8, np.uint8, np.int32, np.int64, np.bool_])
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), KINDS)
+def test_every_array_comes_back_bit_for_bit(tmp_path_factory, data, kind):
+    path = tmp_path_factory.mktemp("t") / "x"
+    array = data.draw(hnp.arrays(kind, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9)))
+    zeroed = array * np.zeros_like(array) if data.draw(st.booleans()) and kind != np.bool_ else array
+    with np.errstate(all="ignore"):
+        save_tensors({"a": array, "b": zeroed, "c": array}, path)
+    found = load_tensors(path)
+    for name, want in (("a", array), ("b", zeroed), ("c", array)):
+        assert found[name].dtype == want.dtype
+        assert found[name].shape == want.shape
+        assert found[name].tobytes() == want.tobytes()
+    assert found["a"] is found["c"]
+
+
+@pytest.mark.parametrize(
+    ("make", "bytes_a_number"),
+    [
+        (lambda x: x, 4.0),
+        (lambda x: x.astype(np.float16).astype(np.float32), 2.0),
+        (lambda x: (x.view(np.uint32) & 0xFFFF0000).view(np.float32), 2.0),
+        (lambda x: np.where(np.abs(x) > 1.645, x, np.float32(0)), 0.1 * 4 + 1 / 8),
+    ],
+    ids=["floats", "halves", "brain floats", "nine in ten are zeros"],
+)
+def test_numbers_take_no_more_room_than_they_need(tmp_path, make, bytes_a_number):
+    x = make(np.random.default_rng(0).standard_normal(100_000).astype(np.float32))
+    save_tensors({"x": x}, tmp_path / "x")
+    assert (tmp_path / "x").stat().st_size <= bytes_a_number * x.size * 1.02 + 400
+    assert load_tensors(tmp_path / "x")["x"].tobytes() == x.tobytes()
+
+
+def test_equal_arrays_are_kept_once(tmp_path):
+    x = np.random.default_rng(0).integers(0, 255, 10_000).astype(np.uint8)
+    save_tensors({"x": x, "y": x.copy(), "z": x.view(np.int8)}, tmp_path / "x")
+    assert (tmp_path / "x").stat().st_size < 20_000 + 600
+
+
+def test_damage_is_refused(tmp_path):
+    save_tensors({"x": np.zeros(1000, np.float32)}, tmp_path / "x")
+    whole = (tmp_path / "x").read_bytes()
+    for cut in (0, 5, len(whole) // 2, len(whole) - 1):
+        (tmp_path / "x").write_bytes(whole[:cut])
+        with pytest.raises(ArtifactError, match="cannot be read"):
+            load_tensors(tmp_path / "x")
+    (tmp_path / "x").write_bytes(whole.replace(b"[1000]", b"[9999]"))
+    with pytest.raises(ArtifactError, match="cannot be read"):
+        load_tensors(tmp_path / "x")
+
+
+@given(st.sampled_from([2, 4, 8]), st.integers(0, 5), st.integers(0, 4), st.randoms())
+def test_packed_codes_come_back(bits, rows, groups, random):
+    numbers = np.array([[random.randrange(2**bits) for _ in range(groups * 8)] for _ in range(rows)], np.uint8)
+    numbers = numbers.reshape(rows, groups * 8)
+    packed = pack(numbers, bits)
+    assert packed.shape == (rows, groups * bits)
+    assert np.array_equal(unpack(packed, bits), numbers)
+
+
+def test_lower_bits_come_first():
+    assert pack(np.array([1, 2, 3, 0], np.uint8), 2).tolist() == [1 + 2 * 4 + 3 * 16]
+    assert pack(np.array([5, 9], np.uint8), 4).tolist() == [5 + 9 * 16]
