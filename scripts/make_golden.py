@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 
 from millirec.bundle import PackConfig, pack
@@ -61,7 +60,7 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     bundle = pack(checkpoint(), folder / "bundle", PackConfig(name="golden"))
     batch = encode([bundle.catalog.vocabulary.rows(h) for h in HISTORIES], None, bundle.max_length)
-    session = onnxruntime.InferenceSession(str(bundle.encoder))
+    session = bundle.encoder.session()
     vectors = session.run(["user_vectors"], {"items": batch.items, "lengths": batch.lengths})[0]
     found = bundle.index.search(vectors, 5)
     expected = {

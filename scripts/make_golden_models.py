@@ -10,7 +10,6 @@ from typing import Any, get_args
 
 import msgspec
 import numpy as np
-import onnxruntime
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,7 +47,7 @@ def answers(checkpoint: Checkpoint) -> list[list[float]]:
 def encoded(bundle: Any) -> list[list[float]]:
     """User vectors of each history from the graph."""
     batch = questions(bundle.max_length)
-    session = onnxruntime.InferenceSession(str(bundle.encoder))
+    session = bundle.encoder.session()
     vectors = session.run(["user_vectors"], {name: getattr(batch, name) for name in bundle.inputs})[0]
     return [[round(number, 6) for number in row] for row in vectors.tolist()]
 

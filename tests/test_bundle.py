@@ -11,14 +11,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
-from millirec import bundle as bundles
-from millirec.bundle import PackConfig, open_bundle, pack
+from millirec.bundle import PackConfig, open_bundle, pack, packing
+from millirec.bundle.manifest import entry_of, sealed
 from millirec.data.encode import encode
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError
+from millirec.data.tensors import load_tensors, save_tensors
 from millirec.index import ExactConfig, PQConfig
 from millirec.models.base import Inputs, SequenceModel
 from millirec.models.config import EASEConfig, GRU4RecConfig, ItemKNNConfig, PopularityConfig, build
@@ -44,7 +44,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object], *, reseal:
     manifest = json.loads(path.read_bytes())
     change(manifest)
     if reseal:
-        manifest = bundles._sealed(manifest)
+        manifest = sealed(manifest)
     path.write_text(json.dumps(manifest))
 
 
@@ -88,14 +88,14 @@ def test_everybody_may_read_the_files(packed: Path) -> None:
 
 def test_no_path_of_the_packing_machine_is_inside(packed: Path) -> None:
     for path in packed.iterdir():
-        assert str(Path(bundles.__file__).parent).encode() not in path.read_bytes(), path.name
+        assert str(Path(packing.__file__).parents[1]).encode() not in path.read_bytes(), path.name
 
 
 def test_an_older_bundle_is_replaced_and_nothing_is_left_over(tmp_path: Path) -> None:
     target = tmp_path / "b"
     gru = untrained(30, GRU4RecConfig(embedding_dim=8, hidden_dim=8, max_length=10))
     pack(gru, target, PackConfig(index=PQConfig()))
-    assert (target / "index.faiss").exists()
+    shutil.copy(target / "tensors.safetensors", target / "index.faiss")  # as older bundles had one
     bundle = pack(gru, target, PackConfig())
     assert bundle.name == "gru4rec"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["b"]
@@ -113,7 +113,7 @@ def test_a_compressed_index_comes_with_its_measured_recall(tmp_path: Path) -> No
 
 
 def test_the_index_is_chosen_by_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bundles, "EXACT_BELOW", 30)
+    monkeypatch.setattr(packing, "EXACT_BELOW", 30)
     config = GRU4RecConfig(embedding_dim=8, hidden_dim=8, max_length=10)
     for n_items, kind in ((29, ExactConfig), (30, PQConfig)):
         assert isinstance(pack(untrained(n_items, config), tmp_path / str(n_items)).manifest.index, kind)
@@ -160,8 +160,8 @@ def test_a_graph_of_other_parameters_does_not_pass_the_parity_check(packed: Path
     own, other = untrained().network(), untrained(seed=1).network()
     assert isinstance(own, SequenceModel)
     assert isinstance(other, SequenceModel)
-    assert parity_error(own, packed / "encoder.onnx", 60, 20) < 1e-5
-    assert parity_error(other, packed / "encoder.onnx", 60, 20) > 0.1
+    assert parity_error(own, open_bundle(packed).encoder, 60, 20) < 1e-5
+    assert parity_error(other, open_bundle(packed).encoder, 60, 20) > 0.1
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ EDITS: dict[str, Callable[[dict[str, Any]], object]] = {
     "metrics": lambda m: m["metrics"].update({"ndcg@10": 0.9}),
     "recall": lambda m: m.update(index_recall=0.5),
     "cascade": lambda m: m["cascade"].update(filters=[]),
-    "sha256": lambda m: m["files"]["encoder.onnx"].update(sha256="0" * 64),
+    "sha256": lambda m: m["files"]["tensors.safetensors"].update(sha256="0" * 64),
     "provenance": lambda m: m["provenance"].update(protocol="another"),
 }
 
@@ -249,15 +249,15 @@ def test_an_edited_manifest(copy: Path, edit: Callable[[dict[str, Any]], object]
 
 
 FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "parent": (lambda m: m["files"].update({"../x": m["files"]["encoder.onnx"]}), "not a plain file name"),
-    "absolute": (lambda m: m["files"].update({"/etc/passwd": m["files"]["encoder.onnx"]}), "not a plain"),
-    "backslash": (lambda m: m["files"].update({"..\\x": m["files"]["encoder.onnx"]}), "not a plain"),
-    "hidden": (lambda m: m["files"].update({".x": m["files"]["encoder.onnx"]}), "not a plain"),
-    "newline": (lambda m: m["files"].update({"x\n": m["files"]["encoder.onnx"]}), "not a plain"),
-    "unknown": (lambda m: m["files"].update({"run.py": m["files"]["encoder.onnx"]}), "`run.py`, unknown"),
-    "itself": (lambda m: m["files"].update({"manifest.json": m["files"]["encoder.onnx"]}), "unknown"),
-    "fewer": (lambda m: m["files"].pop("popularity.safetensors"), "does not name `popularity.safetensors`"),
-    "index": (lambda m: m.update(index={"kind": "pq"}), "does not name `index.faiss`"),
+    "parent": (lambda m: m["files"].update({"../x": m["files"]["tensors.safetensors"]}), "not a plain file name"),
+    "absolute": (lambda m: m["files"].update({"/etc/passwd": m["files"]["tensors.safetensors"]}), "not a plain"),
+    "backslash": (lambda m: m["files"].update({"..\\x": m["files"]["tensors.safetensors"]}), "not a plain"),
+    "hidden": (lambda m: m["files"].update({".x": m["files"]["tensors.safetensors"]}), "not a plain"),
+    "newline": (lambda m: m["files"].update({"x\n": m["files"]["tensors.safetensors"]}), "not a plain"),
+    "unknown": (lambda m: m["files"].update({"run.py": m["files"]["tensors.safetensors"]}), "`run.py`, unknown"),
+    "itself": (lambda m: m["files"].update({"manifest.json": m["files"]["tensors.safetensors"]}), "unknown"),
+    "fewer": (lambda m: m["files"].pop("catalog.safetensors"), "does not name `catalog.safetensors`"),
+    "index": (lambda m: m.update(index={"kind": "pq"}), "item index cannot be read"),
     "kind": (lambda m: m.update(index={"kind": "magic"}), "not a manifest"),
     "setting": (lambda m: m.update(index={"kind": "pq", "probes": 0}), "not a manifest"),
     "field": (lambda m: m.update(run="rm -rf"), "not a manifest.*run"),
@@ -266,8 +266,11 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "width": (lambda m: m.update(dim=17), "the index is 16 wide, not 17"),
     "inputs": (lambda m: m.update(inputs=["items", "secrets"]), "graph inputs"),
     "length": (lambda m: m.update(max_length=0), "max_length = 0"),
-    "sha256": (lambda m: m["files"]["encoder.onnx"].update(sha256="0" * 64), r"encoder\.onnx: was changed"),
-    "bytes": (lambda m: m["files"]["encoder.onnx"].update(bytes=7), r"encoder\.onnx: .* packed were 7"),
+    "sha256": (
+        lambda m: m["files"]["tensors.safetensors"].update(sha256="0" * 64),
+        r"tensors\.safetensors: was changed",
+    ),
+    "bytes": (lambda m: m["files"]["tensors.safetensors"].update(bytes=7), r"tensors\.safetensors: .* packed were 7"),
 }
 
 
@@ -285,14 +288,14 @@ def test_what_is_no_manifest(copy: Path, text: bytes) -> None:
         open_bundle(copy)
 
 
-@pytest.mark.parametrize("part", ["index.safetensors", "popularity.safetensors"])
+@pytest.mark.parametrize("part", ["index", "popularity"])
 def test_parts_of_another_bundle(copy: Path, part: str, tmp_path: Path) -> None:
     config = GRU4RecConfig(embedding_dim=16, hidden_dim=8, max_length=20)
-    pack(untrained(59, config), tmp_path / "other")
-    shutil.copy(tmp_path / "other" / part, copy / part)
-    entry = bundles._entry(copy / part)
-    rewrite(copy, lambda m: m["files"].update({part: msgspec.to_builtins(entry)}))
-    with pytest.raises(ArtifactError, match=f"the {part.split('.')[0]} has 59 items, the manifest says 60"):
+    other = pack(untrained(59, config), tmp_path / "other").tensors
+    path = copy / "tensors.safetensors"
+    save_tensors(load_tensors(path) | {name: other[name] for name in other if name.startswith(part)}, path)
+    rewrite(copy, lambda m: m["files"].update({path.name: msgspec.to_builtins(entry_of(path))}))
+    with pytest.raises(ArtifactError, match=f"the {part} has 59 items, the manifest says 60"):
         open_bundle(copy)
 
 
@@ -302,7 +305,7 @@ def test_a_crash_between_the_renames_is_mended(copy: Path) -> None:
 
 
 def test_every_refusal_is_one_line_with_a_mend(copy: Path) -> None:
-    (copy / "encoder.onnx").write_bytes(b"")
+    (copy / "tensors.safetensors").write_bytes(b"")
     with pytest.raises(MillirecError) as caught:
         open_bundle(copy)
     assert caught.value.mend
@@ -334,7 +337,7 @@ def test_the_golden_bundle_opens_and_answers_as_ever() -> None:
     assert bundle.version == expected["version"]
     rows = [bundle.catalog.vocabulary.rows(history) for history in expected["histories"]]
     batch = encode(rows, None, bundle.max_length)
-    session = onnxruntime.InferenceSession(str(bundle.encoder))
+    session = bundle.encoder.session()
     vectors = session.run(["user_vectors"], {name: getattr(batch, name) for name in bundle.inputs})[0]
     assert np.allclose(vectors, expected["user_vectors"], atol=1e-5)
     found = bundle.index.search(vectors, 5)
@@ -374,13 +377,13 @@ class Timed(torch.nn.Module):
 
 def test_a_graph_asks_for_what_its_network_reads(tmp_path: Path) -> None:
     network = Timed().eval()
-    export(network, tmp_path / "x.onnx", 19)
-    session = onnxruntime.InferenceSession(str(tmp_path / "x.onnx"))
+    graph = export(network, 19)
+    session = graph.session()
     assert [(i.name, i.type) for i in session.get_inputs()] == [
         ("items", "tensor(int32)"),
         ("times", "tensor(int64)"),
     ]
-    assert parity_error(network, tmp_path / "x.onnx", 19, 9) < 1e-5
+    assert parity_error(network, graph, 19, 9) < 1e-5
 
 
 class Fixed(Timed):
@@ -392,7 +395,7 @@ class Fixed(Timed):
 
 def test_a_network_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="cannot be written as a graph"):
-        export(Fixed().eval(), tmp_path / "x.onnx", 19)
+        export(Fixed().eval(), 19)
 
 
 def test_random_histories_are_padded_as_encode_pads() -> None:

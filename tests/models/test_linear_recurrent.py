@@ -120,16 +120,16 @@ def test_later_events_change_nothing_before() -> None:
 def test_the_step_as_a_graph(tmp_path: Path) -> None:
     model = network()
     assert isinstance(model, Stepwise)
-    export_step(model, tmp_path / "step.onnx", 30)
-    assert step_parity_error(model, tmp_path / "step.onnx", 30, 12) < 1e-4
+    graph = export_step(model, 30)
+    assert step_parity_error(model, graph, 30, 12) < 1e-4
 
 
 def test_another_network_is_told_from_the_graph(tmp_path: Path) -> None:
     model = network()
-    export_step(model, tmp_path / "step.onnx", 30)
+    graph = export_step(model, 30)
     with torch.no_grad():
         model.blocks[0].gap_decay.add_(1.0)  # type: ignore[operator]
-    assert step_parity_error(model, tmp_path / "step.onnx", 30, 12) > 1e-3
+    assert step_parity_error(model, graph, 30, 12) > 1e-3
 
 
 def test_the_default_state_fits_in_8_kilobytes() -> None:

@@ -91,8 +91,8 @@ def test_an_empty_history_has_a_vector_too(config: Any) -> None:
 def test_the_graph_of_a_variant_says_what_its_network_says(config: Any, tmp_path: Path) -> None:
     """The default of each kind is packed in the contract tests."""
     module = network(config)
-    export(module, tmp_path / "graph.onnx", N_ITEMS)
-    assert parity_error(module, tmp_path / "graph.onnx", N_ITEMS, LENGTH) < 1e-5
+    graph = export(module, N_ITEMS)
+    assert parity_error(module, graph, N_ITEMS, LENGTH) < 1e-5
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,11 @@
 """`Runner`: the compiled forward pass of a bundle's encoder, and of its single step where it has one."""
 
-from pathlib import Path
-
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError
+from millirec.models.graph import Graph
 
 Vectors = NDArray[np.float32]
 
@@ -21,14 +19,14 @@ class Runner:
     Raises ArtifactError when a graph cannot be loaded.
     """
 
-    def __init__(self, path: Path, inputs: tuple[str, ...], threads: int = 1, step: Path | None = None) -> None:
-        self._session = _load(path, threads)
+    def __init__(self, encoder: Graph, inputs: tuple[str, ...], threads: int = 1, step: Graph | None = None) -> None:
+        self._session = encoder.session(threads)
         declared = {tensor.name for tensor in self._session.get_inputs()}
         if missing := declared - set(inputs):
-            raise ArtifactError(f"{path}: inputs {sorted(missing)} are not in the manifest", "pack it again")
+            raise ArtifactError(f"{encoder.name}: inputs {sorted(missing)} are not in the manifest", "pack it again")
         self._inputs = tuple(name for name in inputs if name in declared)
         told = {tensor.name for tensor in self._session.get_outputs()}
-        self._step = _load(step, threads) if step is not None and "state" in told else None
+        self._step = step.session(threads) if step is not None and "state" in told else None
         self._step_inputs = tuple(tensor.name for tensor in self._step.get_inputs()) if self._step else ()
 
     @property
@@ -59,16 +57,3 @@ class Runner:
             ("user_vectors", "next_state"), {name: feed[name] for name in self._step_inputs}
         )
         return vectors, states
-
-
-def _load(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime has no common class of errors
-        raise ArtifactError(f"{path}: not a graph that runs ({error})", "pack the bundle again") from error

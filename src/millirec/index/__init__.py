@@ -1,15 +1,31 @@
 """Item indexes: search(vectors, k) -> Matches. `IndexConfig` is the registry."""
 
-from pathlib import Path
+from collections.abc import Mapping
 
 from millirec.data.errors import ConfigError
+from millirec.data.tensors import Array
 from millirec.index.base import Floats, Index, Matches, recall
 from millirec.index.exact import ExactConfig, ExactIndex
 from millirec.index.pq import PQConfig, PQIndex
+from millirec.index.product import ProductIndex, ProductIndexConfig
+from millirec.index.table import TableIndex, TableIndexConfig
 
-__all__ = ["ExactConfig", "Index", "IndexConfig", "Matches", "PQConfig", "build", "load", "recall"]
+__all__ = [
+    "ExactConfig",
+    "Index",
+    "IndexConfig",
+    "Matches",
+    "PQConfig",
+    "ProductIndex",
+    "ProductIndexConfig",
+    "TableIndex",
+    "TableIndexConfig",
+    "build",
+    "load",
+    "recall",
+]
 
-IndexConfig = ExactConfig | PQConfig
+IndexConfig = ExactConfig | PQConfig | ProductIndexConfig | TableIndexConfig
 
 
 def build(vectors: Floats, config: IndexConfig) -> Index:
@@ -21,12 +37,20 @@ def build(vectors: Floats, config: IndexConfig) -> Index:
             return ExactIndex(vectors)
         case PQConfig():
             return PQIndex.build(vectors, config)
+        case ProductIndexConfig():
+            return ProductIndex.build(vectors, config)
+        case TableIndexConfig():
+            return TableIndex.build(vectors, config)
 
 
-def load(folder: Path, config: IndexConfig) -> Index:
-    """An index that `save` wrote into `folder`. Raises ArtifactError when it is missing or damaged."""
+def load(arrays: Mapping[str, Array], config: IndexConfig) -> Index:
+    """An index from the arrays that `arrays()` gave. Raises ArtifactError when they are missing or damaged."""
     match config:
         case ExactConfig():
-            return ExactIndex.load(folder)
+            return ExactIndex.load(arrays)
         case PQConfig():
-            return PQIndex.load(folder, config)
+            return PQIndex.load(arrays, config)
+        case ProductIndexConfig():
+            return ProductIndex.load(arrays, config)
+        case TableIndexConfig():
+            return TableIndex.load(arrays, config)

@@ -1,10 +1,11 @@
 """What every item index can do, and what it answers."""
 
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from millirec.data.tensors import Array
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int32]
@@ -48,8 +49,8 @@ class Index(Protocol):
     def vectors(self, rows: Rows) -> Floats:
         """The vectors (n, d) of rows (n,), as exactly as the index keeps them; NaN where an item has none."""
 
-    def save(self, folder: Path) -> None:
-        """Write the files that `load` reads."""
+    def arrays(self) -> dict[str, Array]:
+        """What `index.load` makes the index from again."""
 
 
 def recall(index: Index, truth: Index, queries: Floats, k: int = 10) -> float:

@@ -5,17 +5,15 @@ NumPy beats Faiss's flat index from batch 2 on and ties with it at batch 1 (3,70
 ties by row.
 """
 
-from pathlib import Path
+from collections.abc import Mapping
 
 import msgspec
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from millirec.data.errors import ArtifactError
+from millirec.data.tensors import Array
 from millirec.index.base import Floats, Matches, Rows
 
-_FILE = "index.safetensors"
 _CHUNK = 32_000_000  # scores held at once
 
 
@@ -72,19 +70,16 @@ class ExactIndex:
         """The vectors (n, d) of rows (n,)."""
         return self._vectors[rows]
 
-    def save(self, folder: Path) -> None:
-        """Write `index.safetensors`."""
-        save_file({"vectors": self._vectors}, folder / _FILE)
+    def arrays(self) -> dict[str, Array]:
+        """`vectors` (n + 1, d)."""
+        return {"vectors": self._vectors}
 
     @classmethod
-    def load(cls, folder: Path) -> "ExactIndex":
-        """The inverse of `save`. Raises ArtifactError when the file is missing or damaged."""
-        try:
-            vectors = load_file(folder / _FILE)["vectors"]
-        except (OSError, KeyError, SafetensorError) as error:
-            raise ArtifactError(f"{folder / _FILE}: cannot be read ({error})", "pack again") from error
-        if vectors.ndim != 2 or not len(vectors):
-            raise ArtifactError(f"{folder / _FILE}: vectors of shape {vectors.shape}", "pack again")
+    def load(cls, arrays: Mapping[str, Array]) -> "ExactIndex":
+        """The inverse of `arrays`. Raises ArtifactError when they are no index."""
+        vectors = arrays.get("vectors")
+        if vectors is None or vectors.ndim != 2 or not len(vectors) or vectors.dtype != np.float32:
+            raise ArtifactError("the item index holds no vectors", "pack again")
         return cls(vectors)
 
 

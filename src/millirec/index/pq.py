@@ -5,19 +5,17 @@ Jegou et al., "Product Quantization for Nearest Neighbor Search", PAMI 2011; And
 """
 
 import math
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import faiss
 import msgspec
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 
 from millirec.data.errors import ArtifactError, ConfigError
+from millirec.data.tensors import Array
 from millirec.index.base import Floats, Matches, Rows
 
-_FILE, _ROWS = "index.faiss", "index.safetensors"
 _CENTROIDS = 16  # of 4-bit codes
 _INVERTED_FILE_FROM = 200_000  # items; below, scanning all codes takes under 0.4 ms
 
@@ -120,24 +118,26 @@ class PQIndex:
             out[known] = self._exact.reconstruct_batch(np.ascontiguousarray(positions[known]))
         return out
 
-    def save(self, folder: Path) -> None:
-        """Write `index.faiss` and `index.safetensors` (which rows it holds)."""
-        faiss.write_index(self._index, str(folder / _FILE))
-        save_file({"rows": self._rows, "n_items": np.array([self._n_items])}, folder / _ROWS)
+    def arrays(self) -> dict[str, Array]:
+        """`faiss`: the index as bytes; `rows`: which rows it holds; `n_items`."""
+        whole = faiss.serialize_index(self._index)
+        return {"faiss": whole, "rows": self._rows, "n_items": np.array([self._n_items])}
 
     @classmethod
-    def load(cls, folder: Path, config: PQConfig) -> "PQIndex":
-        """The inverse of `save`. Raises ArtifactError when a file is missing, damaged or does not fit."""
+    def load(cls, arrays: Mapping[str, Array], config: PQConfig) -> "PQIndex":
+        """The inverse of `arrays`. Raises ArtifactError when something is missing, damaged or does not fit."""
         try:
-            index = faiss.read_index(str(folder / _FILE))
-            arrays = load_file(folder / _ROWS)
+            whole = arrays["faiss"]
+            if whole.dtype != np.uint8 or whole.ndim != 1:
+                raise ValueError("not the bytes of an index")
+            index = faiss.deserialize_index(np.ascontiguousarray(whole))
             rows, n_items = arrays["rows"].astype(np.int32), int(arrays["n_items"][0])
-        except (OSError, KeyError, IndexError, RuntimeError, SafetensorError) as error:
+        except (KeyError, IndexError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[-1] if str(error) else type(error).__name__
-            raise ArtifactError(f"{folder / _FILE}: cannot be read ({reason})", "pack again") from error
+            raise ArtifactError(f"the item index cannot be read ({reason})", "pack again") from error
         fits = isinstance(index, faiss.IndexRefine) and index.ntotal == len(rows)
         if not fits or (len(rows) and not 0 < rows.min() <= rows.max() <= n_items):
-            raise ArtifactError(f"{folder / _FILE}: not an index of {n_items} items", "pack again")
+            raise ArtifactError(f"not an index of {n_items} items", "pack again")
         return cls(index, rows, n_items, config)
 
 

@@ -1,11 +1,43 @@
 """The two protocols that every network keeps, and the tensors that they eat."""
 
-from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal, NamedTuple, Protocol, Self, get_args, runtime_checkable
 
+import msgspec
 import torch
 from torch import Tensor
 
 from millirec.data.encode import Batch
+from millirec.data.errors import ConfigError
+from millirec.models.layers.parts import Structure
+from millirec.models.layers.table import Dense, TableConfig
+
+Weights = Literal["fp32", "fp16", "bf16", "int8", "int8-static"]
+
+
+class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the configs of all networks have.
+
+    `table`: how item vectors are kept. `weights`: how all other parameters are. "fp16" and "bf16" are stored so and
+    computed with as floats; "int8" computes linear layers in integers, its inputs scaled as they come;
+    "int8-static" scales them as calibrated.
+    """
+
+    table: TableConfig = Dense()
+    weights: Weights = "fp32"
+
+    def __post_init__(self) -> None:
+        if self.weights not in get_args(Weights):
+            raise ConfigError(f"$.model.weights = {self.weights!r}", f"use one of {', '.join(get_args(Weights))}")
+
+    def structure(self) -> Structure:
+        """What can be left out of the network."""
+        return Structure()
+
+    def shrunk(self, counts: Mapping[str, int], blocks: Sequence[int]) -> Self:
+        """The config of the network that is left: `counts` units of the parts named, and these blocks."""
+        del counts, blocks
+        return self
 
 
 class Inputs(NamedTuple):

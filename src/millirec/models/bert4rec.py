@@ -4,26 +4,30 @@ Sun et al., "BERT4Rec: Sequential Recommendation with Bidirectional Encoder Repr
 CIKM 2019; with pre-normalised blocks. To predict, it fills a gap behind the newest event.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import msgspec
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.errors import ConfigError
-from millirec.models.base import Inputs
+from millirec.models.base import Inputs, NetworkConfig
 from millirec.models.layers import initial
+from millirec.models.layers.attention import OUTPUTS, Shape, block_parts
 from millirec.models.layers.bidirectional import BidirectionalBlock
-from millirec.models.layers.checks import check_heads, check_sequence
+from millirec.models.layers.checks import check_sequence
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.scale import item_side, user_side
+from millirec.models.layers.parts import Structure, columns, item_columns, outputs, rows, with_width
+from millirec.models.layers.scale import user_side
+from millirec.models.layers.sizes import feed_forward_of, head_dim_of, head_size, hidden_size
+from millirec.models.layers.table import item_table, output_vectors
 
 
-class BERT4RecConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="bert4rec"
-):
-    """Hyper-parameters of BERT4Rec. `feed_forward` is a multiple of `embedding_dim`.
+class BERT4RecConfig(NetworkConfig, frozen=True, kw_only=True, tag_field="kind", tag="bert4rec"):
+    """Hyper-parameters of BERT4Rec. `feed_forward` is a multiple of `embedding_dim`. `head_dim`: None = `embedding_dim`
+    / `heads`.
 
     In training each event is hidden with probability `mask_share`; of a share `last_share` of the histories the
     newest event alone is hidden, as it is in prediction. `temperature`: scores are cosines divided by it; None = inner
@@ -33,20 +37,55 @@ class BERT4RecConfig(
     embedding_dim: int = 64
     blocks: int = 2
     heads: int = 2
-    feed_forward: int = 4
+    feed_forward: int | float = 4
     dropout: float = 0.2
     max_length: int = 200
+    head_dim: int | None = None
     mask_share: float = 0.2
     last_share: float = 0.1
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        check_sequence(self, "embedding_dim", "blocks", "heads", "feed_forward")
-        check_heads(self.heads, self.embedding_dim)
+        super().__post_init__()
+        check_sequence(self, "embedding_dim", "blocks", "heads")
+        _ = self.shape  # refuses sizes that do not fit
         if not 0 < self.mask_share < 1:
             raise ConfigError(f"$.model.mask_share = {self.mask_share}", "choose a share between 0 and 1")
         if not 0 <= self.last_share <= 1:
             raise ConfigError(f"$.model.last_share = {self.last_share}", "choose a share from 0 to 1")
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of a block."""
+        size = head_size(self.embedding_dim, self.heads, self.head_dim)
+        return Shape(self.embedding_dim, self.heads, size, hidden_size(self.embedding_dim, self.feed_forward))
+
+    def structure(self) -> Structure:
+        """As `NetworkConfig.structure`: heads, feed_forward, width, blocks."""
+        width = self.embedding_dim
+        parts, within = block_parts(self.shape, self.blocks)
+        others = (
+            rows("gap", width, sends=True),
+            columns("position.weight", width, sends=True),
+            *outputs("norm", width),
+            columns("project.weight", width),
+            rows("project.weight", width),
+            *within,
+        )
+        return Structure(with_width(parts, item_columns(self.table, width), others), self.blocks, OUTPUTS)
+
+    def shrunk(self, counts: Mapping[str, int], blocks: Sequence[int]) -> "BERT4RecConfig":
+        """As `NetworkConfig.shrunk`."""
+        shape = self.shape
+        width, heads = counts.get("width", shape.width), counts.get("heads", shape.heads)
+        return replace(
+            self,
+            embedding_dim=width,
+            blocks=len(blocks),
+            heads=heads,
+            head_dim=head_dim_of(width, heads, shape.head_dim),
+            feed_forward=feed_forward_of(width, counts.get("feed_forward", shape.feed_forward)),
+        )
 
 
 class BERT4Rec(nn.Module):
@@ -62,13 +101,10 @@ class BERT4Rec(nn.Module):
         width = config.embedding_dim
         self.config = config
         self.drop = Dropout(config.dropout)
-        self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.item = item_table(config.table, n_items, width)
         self.gap = nn.Parameter(torch.empty(width))
         self.position = nn.Embedding(config.max_length + 1, width)
-        self.blocks = nn.ModuleList(
-            BidirectionalBlock(width, config.heads, config.feed_forward * width, config.dropout)
-            for _ in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList(BidirectionalBlock(config.shape, config.dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, width, bias=False)
         self.apply(initial.small)
@@ -108,8 +144,8 @@ class BERT4Rec(nn.Module):
         return self._out(self.blocks[-1].last(x, lengths).squeeze(1))  # type: ignore[operator]
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
-        """(n_items + 1, d), or of `rows` (..., d): the input embeddings serve as output embeddings too."""
-        return item_side(self.item.weight if rows is None else self.item(rows), self.config.temperature)
+        """(n_items + 1, d), or of `rows` (..., d): the input table serves as output table too."""
+        return output_vectors(self.item, rows, self.config.temperature)
 
     def _hide(self, items: Tensor, lengths: Tensor) -> Tensor:
         """Which places to hide, bool like `items`: at least one in every row that holds an event."""

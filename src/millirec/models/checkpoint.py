@@ -1,25 +1,27 @@
 """`Checkpoint`: config + parameters + lineage. What the workshop hands from one step to the next."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError
 from millirec.data.folder import new_folder, settle
 from millirec.data.lineage import Provenance, Step
+from millirec.data.tensors import load_tensors, save_tensors
 from millirec.models.config import ModelConfig, build
 
 __all__ = ["Checkpoint", "Provenance", "Step"]
 
 SCHEMA = 1
+_PARAMETERS, _POPULARITY = "parameters.safetensors", "__popularity__"
 
 
 class _Head(msgspec.Struct, kw_only=True):
@@ -56,14 +58,23 @@ class Checkpoint:
             raise ArtifactError(f"parameters do not fit the config: {reason}", "make the checkpoint again") from error
         return module.eval()
 
+    @cached_property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of what the model answers from: config, parameters, vocabulary."""
+        digest = hashlib.sha256(msgspec.json.encode(self.config))
+        for name, tensor in sorted(self.parameters.items()):
+            array = tensor.detach().cpu().contiguous().numpy()
+            digest.update(f"\0{name}{array.dtype.str}{array.shape}".encode() + array.tobytes())
+        digest.update("\0".join(self.catalog.vocabulary.ids).encode())
+        return digest.hexdigest()
+
     def with_provenance(self, provenance: Provenance) -> "Checkpoint":
         """The same model with the settings of its data filled in."""
         return replace(self, provenance=provenance)
 
     def save(self, folder: Path) -> None:
         """Write the checkpoint as a folder that appears at once; an older one in its place is replaced."""
-        tensors = {name: tensor.contiguous().cpu().clone() for name, tensor in self.parameters.items()}
-        tensors["__popularity__"] = torch.from_numpy(self.popularity)
+        arrays = {name: tensor.detach().cpu().numpy() for name, tensor in self.parameters.items()}
         head = _Head(
             schema=SCHEMA,
             model=self.config,
@@ -72,7 +83,7 @@ class Checkpoint:
             metrics=self.metrics,
         )
         with new_folder(folder) as new:
-            save_file(tensors, new / "parameters.safetensors")
+            save_tensors(arrays | {_POPULARITY: self.popularity}, new / _PARAMETERS)
             self.catalog.save(new)
             (new / "checkpoint.json").write_bytes(msgspec.json.format(msgspec.json.encode(head), indent=1))
 
@@ -86,13 +97,13 @@ class Checkpoint:
                 found = raw.get("schema") if isinstance(raw, dict) else None
                 raise ArtifactError(f"{folder}: schema {found}, this version reads {SCHEMA}", "train again")
             head = msgspec.convert(raw, _Head)
-            tensors = load_file(folder / "parameters.safetensors")
-            popularity = tensors.pop("__popularity__").numpy()
-        except (OSError, KeyError, SafetensorError, msgspec.MsgspecError) as error:
+            arrays = load_tensors(folder / _PARAMETERS)
+            popularity = arrays.pop(_POPULARITY)
+        except (OSError, KeyError, msgspec.MsgspecError) as error:
             raise ArtifactError(f"{folder}: not a readable checkpoint ({error})", "train it again") from error
         return cls(
             head.model,
-            tensors,
+            {name: torch.from_numpy(array) for name, array in arrays.items()},
             Catalog.load(folder),
             popularity,
             head.provenance,

@@ -3,12 +3,14 @@
 from torch import nn
 
 from millirec.data.errors import ConfigError
+from millirec.models.base import NetworkConfig
 from millirec.models.bert4rec import BERT4Rec, BERT4RecConfig
 from millirec.models.caser import Caser, CaserConfig
 from millirec.models.ease import EASE, EASEConfig
 from millirec.models.gru4rec import GRU4Rec, GRU4RecConfig
 from millirec.models.hstu import HSTU, HSTUConfig
 from millirec.models.item_knn import ItemKNN, ItemKNNConfig
+from millirec.models.layers.linear import with_int8
 from millirec.models.linear_recurrent import LinearRecurrent, LinearRecurrentConfig
 from millirec.models.markov import Markov, MarkovConfig
 from millirec.models.nextitnet import NextItNet, NextItNetConfig
@@ -36,6 +38,13 @@ def build(config: ModelConfig, n_items: int) -> nn.Module:
     """The network that a config describes, over a catalogue of `n_items` (rows 1..n), freshly initialised."""
     if n_items < 1:
         raise ConfigError("a model needs at least one item", "check the data")
+    network = _network(config, n_items)
+    if isinstance(config, NetworkConfig) and config.weights in ("int8", "int8-static"):
+        with_int8(network, static=config.weights == "int8-static")
+    return network
+
+
+def _network(config: ModelConfig, n_items: int) -> nn.Module:
     match config:
         case SASRecConfig():
             return SASRec(config, n_items)

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,21 +10,29 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
+from onnx.external_data_helper import set_external_data
 from torch import Tensor, nn
 
 from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError
+from millirec.data.tensors import Array
 from millirec.models.base import Carried, Inputs, SequenceModel, Stepwise
+from millirec.models.graph import Graph
+from millirec.models.operators import TRANSLATIONS, register_traced
 
 _SHAPES = {"items": ("batch", "length"), "lengths": ("batch",), "times": ("batch", "length"), "now": ("batch",)}
 OUTPUT, LEFT, STATE = "user_vectors", "state", "next_state"
 # 23 has an Attention operator: a fifth faster than the same in single steps. Tracing knows operators up to 20.
 _OPSET, _TRACED_OPSET = 23, 20
-_DYNAMO = {"dynamo": True, "opset_version": _OPSET, "external_data": False}
-_LIMIT = 2_000_000_000  # bytes of one protobuf file
+_DYNAMO = {
+    "dynamo": True,
+    "opset_version": _OPSET,
+    "external_data": True,
+    "custom_translation_table": TRANSLATIONS,
+}
+_SMALL = 64  # bytes of an array that stays in the graph
 
 
 class _Encoder(nn.Module):
@@ -77,8 +86,8 @@ def random_batch(n_items: int, size: int, width: int, seed: int, popularity: NDA
     return Batch(np.where(padding, 0, items).astype(np.int32), lengths, np.where(padding, 0, times), now)
 
 
-def export(model: SequenceModel, path: Path, n_items: int) -> None:
-    """Write the graph of `user_vectors`: inputs as in `model.inputs`, batch and length free, one file.
+def export(model: SequenceModel, n_items: int) -> Graph:
+    """The graph of `user_vectors`: inputs as in `model.inputs`, batch and length free; its arrays come apart.
 
     For a `Carried` model the graph has a second output, the `state` of each history.
 
@@ -86,9 +95,6 @@ def export(model: SequenceModel, path: Path, n_items: int) -> None:
     """
     if not isinstance(model, nn.Module):
         raise TypeError("a sequence model is an nn.Module")
-    size = 4 * sum(parameter.numel() for parameter in model.parameters())
-    if size > _LIMIT:
-        raise ArtifactError(f"the encoder holds {size:,} bytes, a graph at most {_LIMIT:,}", "make it smaller")
     batch = Inputs.of(random_batch(n_items, 3, 7, seed=0))
     settings: dict[str, Any] = {
         "kwargs": {name: getattr(batch, name) for name in model.inputs},
@@ -98,14 +104,15 @@ def export(model: SequenceModel, path: Path, n_items: int) -> None:
     shapes = {name: dict(enumerate(_SHAPES[name])) for name in model.inputs}
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         # torch.export unrolls a recurrent layer over the length of the example; tracing keeps it whole
+        register_traced(_TRACED_OPSET)
         settings |= {"dynamo": False, "opset_version": _TRACED_OPSET, "dynamic_axes": shapes | {OUTPUT: {0: "batch"}}}
     else:
         settings |= {"dynamic_shapes": shapes, **_DYNAMO}
-    _write(_Encoder(model), path, settings)
+    return _written(_Encoder(model), "encoder", settings)
 
 
-def export_step(model: Stepwise, path: Path, n_items: int) -> None:
-    """Write the graph of `step`: `state`, `items`, `times`, `now` in; `user_vectors` and `next_state` out.
+def export_step(model: Stepwise, n_items: int) -> Graph:
+    """The graph of `step`: `state`, `items`, `times`, `now` in; `user_vectors` and `next_state` out.
 
     The number of rows is free. Raises ArtifactError when the network cannot be written so.
     """
@@ -121,32 +128,49 @@ def export_step(model: Stepwise, path: Path, n_items: int) -> None:
         "dynamic_shapes": {name: {0: "batch"} for name in names},
         **_DYNAMO,
     }
-    _write(_Step(model), path, settings)
+    return _written(_Step(model), "step", settings)
 
 
-def _write(module: nn.Module, path: Path, settings: dict[str, Any]) -> None:
+def _written(module: nn.Module, name: str, settings: dict[str, Any]) -> Graph:
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
         logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(module.eval(), (), path, verbose=False, **settings)
+            with tempfile.TemporaryDirectory() as folder:
+                whole = Path(folder) / "graph.onnx"
+                torch.onnx.export(module.eval(), (), whole, verbose=False, **settings)
+                proto = onnx.load(str(whole))
     except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ArtifactError(f"the network cannot be written as a graph: {reason}") from error
     finally:
         logger.setLevel(level)
-    onnx.save(_plain(onnx.load(str(path))), str(path))
+    tensors = _taken_out(_plain(proto))
+    return Graph(name, proto.SerializeToString(), tensors)
 
 
-def parity_error(model: SequenceModel, path: Path, n_items: int, max_length: int) -> float:
+def _taken_out(proto: onnx.ModelProto) -> dict[str, Array]:
+    """The arrays of a graph by name; in it remain their types and shapes. Equal arrays get one name each."""
+    tensors = {}
+    for tensor in proto.graph.initializer:
+        array = onnx.numpy_helper.to_array(tensor)
+        if array.nbytes >= _SMALL and array.dtype.kind in "fiub":
+            tensors[tensor.name] = array
+            tensor.raw_data = b""  # what `set_external_data` asks for
+            set_external_data(tensor, "tensors")
+            tensor.ClearField("raw_data")
+    return tensors
+
+
+def parity_error(model: SequenceModel, graph: Graph, n_items: int, max_length: int) -> float:
     """The largest difference between graph and network over random batches, relative to the largest number.
 
     Batches of 1 to 7 histories of 1, 2, ... `max_length` events, with padding where lengths differ. NaN in
     either counts as infinite.
     """
-    session = _session(path)
+    session = graph.session()
     worst = 0.0
     widths = sorted({1, 2, max(1, max_length // 2), max_length})
     for seed, (size, width) in enumerate((size, width) for size in (1, 2, 7) for width in widths):
@@ -160,13 +184,13 @@ def parity_error(model: SequenceModel, path: Path, n_items: int, max_length: int
     return worst
 
 
-def step_parity_error(model: SequenceModel, path: Path, n_items: int, max_length: int) -> float:
+def step_parity_error(model: SequenceModel, graph: Graph, n_items: int, max_length: int) -> float:
     """The largest difference between single steps of the graph and the whole path of the network.
 
     Seven random histories of up to `max_length` events are taken in one event at a time; relative to the largest
     number, NaN counts as infinite.
     """
-    session = _session(path)
+    session = graph.session()
     state_size = session.get_inputs()[0].shape[1]
     declared = {tensor.name for tensor in session.get_inputs()}
     batch = random_batch(n_items, 7, min(max_length, 50), seed=0)
@@ -181,12 +205,6 @@ def step_parity_error(model: SequenceModel, path: Path, n_items: int, max_length
     with torch.inference_mode(), _one_thread():
         want = model.user_vectors(Inputs.of(batch)).numpy()
     return _difference(got, want)
-
-
-def _session(path: Path) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _difference(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
@@ -212,8 +230,9 @@ def _plain(proto: onnx.ModelProto) -> onnx.ModelProto:
     proto.doc_string = ""
     for holder in (proto, proto.graph, *proto.graph.node, *proto.functions):
         del holder.metadata_props[:]
-    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.value_info, *proto.graph.initializer):
+    for value in (*proto.graph.input, *proto.graph.output, *proto.graph.initializer):
         del value.metadata_props[:]
     for node in proto.graph.node:
-        node.doc_string = ""
+        node.doc_string, node.name = "", ""
+    del proto.graph.value_info[:]  # types that are inferred again
     return proto

@@ -4,26 +4,30 @@ Zhai et al., "Actions Speak Louder than Words: Trillion-Parameter Sequential Tra
 Recommendations", ICML 2024.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import msgspec
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
-from millirec.models.base import Inputs
+from millirec.models.base import Inputs, NetworkConfig
 from millirec.models.layers import initial
-from millirec.models.layers.checks import check_heads, check_sequence
+from millirec.models.layers.checks import check_sequence
 from millirec.models.layers.clock import BUCKETS, asked_at, buckets
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.pointwise import PointwiseBlock, Stripe, stripes
-from millirec.models.layers.scale import item_side, user_side
+from millirec.models.layers.parts import Structure, columns, item_columns, outputs, with_width
+from millirec.models.layers.pointwise import OUTPUTS, PointwiseBlock, Stripe, block_parts, stripes
+from millirec.models.layers.scale import user_side
+from millirec.models.layers.sizes import head_dim_of, head_size
+from millirec.models.layers.table import item_table, output_vectors
 
 
-class HSTUConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="hstu"):
+class HSTUConfig(NetworkConfig, frozen=True, kw_only=True, tag_field="kind", tag="hstu"):
     """Hyper-parameters of HSTU. Width 50 with 8 blocks is what its authors call large on MovieLens.
 
-    `time_bias` reads the times of the events and of the question; without it only places count. `temperature`:
-    scores are cosines divided by it; None = inner products.
+    `time_bias` reads the times of the events and of the question; without it only places count. `head_dim`: None
+    = `embedding_dim` / `heads`. `temperature`: scores are cosines divided by it; None = inner products.
     """
 
     embedding_dim: int = 64
@@ -31,12 +35,33 @@ class HSTUConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     heads: int = 2
     dropout: float = 0.2
     max_length: int = 200
+    head_dim: int | None = None
     time_bias: bool = True
     temperature: float | None = 0.05
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_sequence(self, "embedding_dim", "blocks", "heads")
-        check_heads(self.heads, self.embedding_dim)
+        _ = self.head_size  # refuses sizes that do not fit
+
+    @property
+    def head_size(self) -> int:
+        """Numbers in a head."""
+        return head_size(self.embedding_dim, self.heads, self.head_dim)
+
+    def structure(self) -> Structure:
+        """As `NetworkConfig.structure`: heads, width, blocks."""
+        width, items = self.embedding_dim, item_columns(self.table, self.embedding_dim)
+        parts, within = block_parts(width, self.heads, self.head_size, self.blocks)
+        others = (columns("position.weight", width, sends=True), *outputs("norm", width), *within)
+        scaled = items[0].name if items else None
+        return Structure(with_width(parts, items, others), self.blocks, OUTPUTS, scaled=scaled)
+
+    def shrunk(self, counts: Mapping[str, int], blocks: Sequence[int]) -> "HSTUConfig":
+        """As `NetworkConfig.shrunk`."""
+        width, heads = counts.get("width", self.embedding_dim), counts.get("heads", self.heads)
+        head_dim = head_dim_of(width, heads, self.head_size)
+        return replace(self, embedding_dim=width, blocks=len(blocks), heads=heads, head_dim=head_dim)
 
 
 class HSTU(nn.Module):
@@ -49,10 +74,11 @@ class HSTU(nn.Module):
         width = config.embedding_dim
         self.config = config
         self.drop = Dropout(config.dropout)
-        self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.item = item_table(config.table, n_items, width)
         self.position = nn.Embedding(config.max_length, width)
         self.blocks = nn.ModuleList(
-            PointwiseBlock(width, config.heads, config.max_length, config.dropout) for _ in range(config.blocks)
+            PointwiseBlock(width, config.heads, config.max_length, config.dropout, config.head_dim)
+            for _ in range(config.blocks)
         )
         self.norm = nn.LayerNorm(width)
         self.apply(initial.small)
@@ -79,8 +105,8 @@ class HSTU(nn.Module):
         return user_side(self.norm(last.squeeze(1)), self.config.temperature)
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
-        """(n_items + 1, d), or of `rows` (..., d): the input embeddings serve as output embeddings too."""
-        return item_side(self.item.weight if rows is None else self.item(rows), self.config.temperature)
+        """(n_items + 1, d), or of `rows` (..., d): the input table serves as output table too."""
+        return output_vectors(self.item, rows, self.config.temperature)
 
     def _embed(self, inputs: Inputs) -> Tensor:
         steps = torch.arange(inputs.items.shape[1], device=inputs.items.device)

@@ -4,23 +4,26 @@ Yuan et al., "A Simple Convolutional Generative Network for Next Item Recommenda
 normalisation before each convolution, and item embeddings that serve as output embeddings too.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import ClassVar
 
 import msgspec
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.errors import ConfigError
-from millirec.models.base import Inputs
+from millirec.models.base import Inputs, NetworkConfig
+from millirec.models.layers import initial
 from millirec.models.layers.checks import check_sequence
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.scale import item_side, user_side
+from millirec.models.layers.parts import Slice, Structure, columns, item_columns, outputs, with_width
+from millirec.models.layers.scale import user_side
+from millirec.models.layers.table import item_table, output_vectors
 
 
-class NextItNetConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="nextitnet"
-):
+class NextItNetConfig(NetworkConfig, frozen=True, kw_only=True, tag_field="kind", tag="nextitnet"):
     """Hyper-parameters of NextItNet. Each dilation makes a residual block of two convolutions, the second dilated
     twice as far. `kernel` is the number of places that a convolution sees. `temperature`: scores are cosines divided
     by it; None = inner products."""
@@ -33,6 +36,7 @@ class NextItNetConfig(
     temperature: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_sequence(self, "embedding_dim")
         if not self.dilations or min(self.dilations) < 1:
             raise ConfigError(f"$.model.dilations = {self.dilations}", "give one or more numbers of at least 1")
@@ -43,6 +47,30 @@ class NextItNetConfig(
     def receptive_field(self) -> int:
         """How many of the newest events the vector after the last one depends on, at most `max_length`."""
         return min(self.max_length, 1 + 3 * (self.kernel - 1) * sum(self.dilations))
+
+    def structure(self) -> Structure:
+        """As `NetworkConfig.structure`: width, blocks. Within a block other channels may be kept than between them."""
+        width, numbers = self.embedding_dim, range(len(self.dilations))
+        between = (piece for i in numbers for piece in self._between(f"blocks.{i}."))
+        within = (tuple(self._within(f"blocks.{i}.")) for i in numbers)
+        parts = with_width({}, item_columns(self.table, width), (*outputs("norm", width), *between), *within)
+        alike = len(set(self.dilations)) == 1
+        return Structure(parts, len(self.dilations), ("far.mix.weight", "far.mix.bias"), alike=alike)
+
+    def shrunk(self, counts: Mapping[str, int], blocks: Sequence[int]) -> "NextItNetConfig":
+        """As `NetworkConfig.shrunk`."""
+        dilations = [self.dilations[i] for i in blocks]
+        return replace(self, embedding_dim=counts.get("width", self.embedding_dim), dilations=dilations)
+
+    def _between(self, block: str) -> Iterable[Slice]:
+        yield from outputs(f"{block}near_norm", self.embedding_dim)
+        yield columns(f"{block}near.mix.weight", self.embedding_dim, repeats=self.kernel)
+        yield from outputs(f"{block}far.mix", self.embedding_dim, sends=True)
+
+    def _within(self, block: str) -> Iterable[Slice]:
+        yield from outputs(f"{block}near.mix", self.embedding_dim)
+        yield from outputs(f"{block}far_norm", self.embedding_dim)
+        yield columns(f"{block}far.mix.weight", self.embedding_dim, repeats=self.kernel, sends=True)
 
 
 class CausalConvolution(nn.Module):
@@ -89,14 +117,12 @@ class NextItNet(nn.Module):
         super().__init__()
         self.config = config
         self.drop = Dropout(config.dropout)
-        self.item = nn.Embedding(n_items + 1, config.embedding_dim, padding_idx=0)
+        self.item = item_table(config.table, n_items, config.embedding_dim)
         self.blocks = nn.Sequential(
             *(ResidualBlock(config.embedding_dim, config.kernel, d, config.dropout) for d in config.dilations)
         )
         self.norm = nn.LayerNorm(config.embedding_dim)
-        nn.init.trunc_normal_(self.item.weight, std=0.02, a=-0.04, b=0.04)
-        with torch.no_grad():
-            self.item.weight[0].zero_()
+        initial.items(self.item)
 
     def forward(self, inputs: Inputs) -> Tensor:
         """A vector after each event, (B, L, d)."""
@@ -113,5 +139,5 @@ class NextItNet(nn.Module):
         return user_side(self.norm(x.gather(1, at).squeeze(1)), self.config.temperature)
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
-        """(n_items + 1, d), or of `rows` (..., d): the input embeddings serve as output embeddings too."""
-        return item_side(self.item.weight if rows is None else self.item(rows), self.config.temperature)
+        """(n_items + 1, d), or of `rows` (..., d): the input table serves as output table too."""
+        return output_vectors(self.item, rows, self.config.temperature)

@@ -5,41 +5,74 @@ Klenitskiy and Vasilev, "Turning Dross Into Gold Loss", RecSys 2023. `gated`, `s
 eSASRec: Tikhonovich et al., "eSASRec: Enhancing Transformer-based Recommendations in a Modular Fashion", RecSys 2025.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
-import msgspec
 import torch
+from msgspec.structs import replace
 from torch import Tensor, nn
 
-from millirec.models.base import Inputs
+from millirec.models.base import Inputs, NetworkConfig
 from millirec.models.layers import initial
-from millirec.models.layers.attention import CausalBlock
-from millirec.models.layers.checks import check_heads, check_sequence
+from millirec.models.layers.attention import OUTPUTS, CausalBlock, Shape, block_parts
+from millirec.models.layers.checks import check_sequence
 from millirec.models.layers.dropout import Dropout
-from millirec.models.layers.scale import item_side, user_side
+from millirec.models.layers.parts import Structure, columns, item_columns, outputs, with_width
+from millirec.models.layers.scale import user_side
+from millirec.models.layers.sizes import feed_forward_of, head_dim_of, head_size, hidden_size
+from millirec.models.layers.table import item_table, output_vectors
 
 
-class SASRecConfig(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="sasrec"
-):
+class SASRecConfig(NetworkConfig, frozen=True, kw_only=True, tag_field="kind", tag="sasrec"):
     """Hyper-parameters of SASRec. `feed_forward` is a multiple of `embedding_dim`.
 
-    `gated`, `swiglu`: see `CausalBlock`. `temperature`: scores are cosines divided by it; None = inner products.
+    `head_dim`: None = `embedding_dim` / `heads`. `gated`, `swiglu`: see `CausalBlock`. `temperature`: scores are
+    cosines divided by it; None = inner products.
     """
 
     embedding_dim: int = 64
     blocks: int = 2
     heads: int = 2
-    feed_forward: int = 4
+    feed_forward: int | float = 4
     dropout: float = 0.2
     max_length: int = 200
+    head_dim: int | None = None
     gated: bool = False
     swiglu: bool = False
     temperature: float | None = None
 
     def __post_init__(self) -> None:
-        check_sequence(self, "embedding_dim", "blocks", "heads", "feed_forward")
-        check_heads(self.heads, self.embedding_dim)
+        super().__post_init__()
+        check_sequence(self, "embedding_dim", "blocks", "heads")
+        _ = self.shape  # refuses sizes that do not fit
+
+    @property
+    def shape(self) -> Shape:
+        """Sizes of a block."""
+        size = head_size(self.embedding_dim, self.heads, self.head_dim)
+        neurons = hidden_size(self.embedding_dim, self.feed_forward)
+        return Shape(self.embedding_dim, self.heads, size, neurons, self.gated, self.swiglu)
+
+    def structure(self) -> Structure:
+        """As `NetworkConfig.structure`: heads, feed_forward, width, blocks."""
+        width = self.embedding_dim
+        parts, within = block_parts(self.shape, self.blocks)
+        others = (columns("position.weight", width, sends=True), *outputs("norm", width), *within)
+        parts = with_width(parts, item_columns(self.table, width), others)
+        return Structure(parts, self.blocks, OUTPUTS)
+
+    def shrunk(self, counts: Mapping[str, int], blocks: Sequence[int]) -> "SASRecConfig":
+        """As `NetworkConfig.shrunk`."""
+        shape = self.shape
+        width, heads = counts.get("width", shape.width), counts.get("heads", shape.heads)
+        return replace(
+            self,
+            embedding_dim=width,
+            blocks=len(blocks),
+            heads=heads,
+            head_dim=head_dim_of(width, heads, shape.head_dim),
+            feed_forward=feed_forward_of(width, counts.get("feed_forward", shape.feed_forward)),
+        )
 
 
 class SASRec(nn.Module):
@@ -52,13 +85,9 @@ class SASRec(nn.Module):
         width = config.embedding_dim
         self.max_length, self.temperature = config.max_length, config.temperature
         self.drop = Dropout(config.dropout)
-        self.item = nn.Embedding(n_items + 1, width, padding_idx=0)
+        self.item = item_table(config.table, n_items, width)
         self.position = nn.Embedding(config.max_length, width)
-        feed = config.feed_forward * width
-        self.blocks = nn.ModuleList(
-            CausalBlock(width, config.heads, feed, config.dropout, gated=config.gated, swiglu=config.swiglu)
-            for _ in range(config.blocks)
-        )
+        self.blocks = nn.ModuleList(CausalBlock(config.shape, config.dropout) for _ in range(config.blocks))
         self.norm = nn.LayerNorm(width)
         self.apply(initial.small)
 
@@ -78,8 +107,8 @@ class SASRec(nn.Module):
         return user_side(last.squeeze(1), self.temperature)
 
     def item_vectors(self, rows: Tensor | None = None) -> Tensor:
-        """(n_items + 1, d), or of `rows` (..., d): the input embeddings serve as output embeddings too."""
-        return item_side(self.item.weight if rows is None else self.item(rows), self.temperature)
+        """(n_items + 1, d), or of `rows` (..., d): the input table serves as output table too."""
+        return output_vectors(self.item, rows, self.temperature)
 
     def _embed(self, inputs: Inputs) -> Tensor:
         steps = torch.arange(inputs.items.shape[1], device=inputs.items.device)

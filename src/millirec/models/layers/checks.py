@@ -28,11 +28,3 @@ def check_sequence(config: _Sequence, *positive: str) -> None:
         raise ConfigError(f"$.model.dropout = {config.dropout}", "choose a share from 0 to below 1")
     if config.temperature is not None and not 0.001 <= config.temperature <= 10:
         raise ConfigError(f"$.model.temperature = {config.temperature}", "choose 0.001 to 10, or leave it out")
-
-
-def check_heads(heads: int, width: int) -> None:
-    """Raises ConfigError when the heads cannot share the width."""
-    if width % heads:
-        raise ConfigError(
-            f"$.model.heads = {heads} does not divide $.model.embedding_dim = {width}", "choose a divisor"
-        )

@@ -3,6 +3,14 @@
 import torch
 from torch import nn
 
+from millirec.models.layers.table import DenseTable, ItemTable
+
+
+def items(table: ItemTable) -> None:
+    """The vectors of items, where they are floats: as in `small`; other tables have first values of their own."""
+    if isinstance(table, DenseTable):
+        small(table)
+
 
 def small(module: nn.Module) -> None:
     """For `nn.Module.apply`: weights from a normal distribution of 0.02, cut at twice that; biases and padding 0."""

@@ -5,6 +5,7 @@ Recommendations", ICML 2024. The gradient is written out: scores are kept once, 
 instead of scattered, and pairs whose event lies in the future are mostly skipped.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from millirec.models.layers.clock import BUCKETS
 from millirec.models.layers.dropout import Dropout
+from millirec.models.layers.parts import Group, Part, Slice, columns, outputs, rows
+from millirec.models.layers.sizes import head_size
 
 _FUTURE = -1e4  # SiLU and its slope are 0 there
 _STRIPES = 4
@@ -80,14 +83,14 @@ class _Pointwise(torch.autograd.Function):
 class PointwiseBlock(nn.Module):
     """One HSTU layer: gated pointwise attention, added to its input; (B, L, d) to (B, L, d)."""
 
-    def __init__(self, width: int, heads: int, max_length: int, dropout: float) -> None:
+    def __init__(self, width: int, heads: int, max_length: int, dropout: float, head_dim: int | None = None) -> None:
         super().__init__()
-        self.heads = heads
+        self.heads, inner = heads, heads * head_size(width, heads, head_dim)
         self.drop = Dropout(dropout)
         self.norm = nn.LayerNorm(width)
-        self.project = nn.Linear(width, 4 * width, bias=False)  # gate, value, query, key
-        self.mixed_norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, width)
+        self.project = nn.Linear(width, 4 * inner, bias=False)  # gate, value, query, key
+        self.mixed_norm = nn.LayerNorm(inner)
+        self.out = nn.Linear(inner, width)
         self.time = nn.Parameter(torch.zeros(BUCKETS))
         self.place = nn.Parameter(torch.zeros(max_length))
 
@@ -127,3 +130,28 @@ class PointwiseBlock(nn.Module):
         mixed = self.mixed_norm(mixed.transpose(1, 2).flatten(2))
         out: Tensor = x + self.out(self.drop(mixed * gate))
         return out
+
+
+OUTPUTS = ("out.weight", "out.bias")
+"""The parameters of a block that make what it adds to its input."""
+
+
+def block_parts(width: int, heads: int, size: int, blocks: int) -> tuple[dict[str, Part], Group]:
+    """Heads of `size` numbers in `blocks` blocks, and where the width stands in all of them."""
+    numbers = range(blocks)
+    parts = {"heads": Part(heads, tuple(_heads(f"blocks.{i}.", heads, size) for i in numbers))}
+    return parts, tuple(piece for i in numbers for piece in _width(f"blocks.{i}.", width))
+
+
+def _heads(block: str, heads: int, size: int) -> Group:
+    return (
+        rows(f"{block}project.weight", heads, repeats=4, width=size),
+        *outputs(f"{block}mixed_norm", heads, width=size),
+        columns(f"{block}out.weight", heads, width=size, sends=True),
+    )
+
+
+def _width(block: str, width: int) -> Iterable[Slice]:
+    yield from outputs(f"{block}norm", width)
+    yield columns(f"{block}project.weight", width)
+    yield from outputs(f"{block}out", width, sends=True)
