@@ -1,16 +1,23 @@
-"""`millirec pack`: a checkpoint becomes what is deployed."""
+"""`millirec pack`: a checkpoint, or a graph from elsewhere, becomes what is deployed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from millirec.cli.console import note, print_json, table
-from millirec.data.errors import ConfigError
+from millirec.data.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from millirec.bundle import Bundle, PackConfig
 
 
 def pack(
-    checkpoint: Annotated[Path, typer.Argument(help="The checkpoint's folder.", metavar="CHECKPOINT")],
+    model: Annotated[
+        Path, typer.Argument(help="The checkpoint's folder, or an ONNX file made elsewhere.", metavar="CHECKPOINT|ONNX")
+    ],
     bundle: Annotated[
         Path, typer.Option("--output", "-o", help="The bundle's folder; an older bundle there is replaced.")
     ],
@@ -20,30 +27,81 @@ def pack(
     index: Annotated[
         str, typer.Option(help="auto (by the size of the catalogue), exact, or pq (compressed).")
     ] = "auto",
+    ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
+    vectors: Annotated[
+        Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="ONNX only: how many events the graph reads at most.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="ONNX only: int8 computes in integers.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Pack a checkpoint for serving: graph, item index, catalogue, and a manifest with every hash."""
+    """Pack a checkpoint for serving: graph, item index, catalogue, and a manifest with every hash.
+
+    An ONNX graph made elsewhere is packed with its item ids and vectors; see docs/bring-your-own.md.
+    """
     from millirec.bundle import PackConfig
     from millirec.bundle import pack as make
     from millirec.index import ExactConfig, PQConfig
-    from millirec.models.checkpoint import Checkpoint
 
     kinds = {"exact": ExactConfig, "pq": PQConfig}
     if index != "auto" and index not in kinds:
         raise ConfigError(f"--index {index}", "choose auto, exact or pq")
     config = PackConfig(name=name, index=kinds[index]() if index in kinds else "auto")
-    packed = make(Checkpoint.load(checkpoint), bundle, config)
+    foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
+    if model.suffix == ".onnx":
+        packed = _pack_graph(model, bundle, config, foreign)
+    else:
+        from millirec.models.checkpoint import Checkpoint
+
+        if given := [option for option, value in foreign.items() if value is not None]:
+            raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
+        packed = make(Checkpoint.load(model), bundle, config)
+    _show(packed, bundle, json=json)
+
+
+def _pack_graph(model: Path, folder: Path, config: "PackConfig", given: "Mapping[str, object]") -> "Bundle":
+    from millirec.bundle import ForeignConfig, ForeignItems, pack_graph
+    from millirec.config import convert
+
+    for option in ("--ids", "--vectors", "--max-length"):
+        if given[option] is None:
+            raise ConfigError(f"{option} is missing", "an ONNX file does not say it; see docs/bring-your-own.md")
+    settings = {"max_length": given["--max-length"], "quantize": given["--quantize"]}
+    foreign: ForeignConfig = convert(settings, ForeignConfig, "--quantize")
+    items = ForeignItems(*_items(Path(str(given["--ids"])), Path(str(given["--vectors"]))))
+    return pack_graph(model, items, folder, foreign, config)
+
+
+def _items(ids: Path, vectors: Path) -> tuple[Any, Any]:
+    """Catalogue and vectors from their files. Raises DataError when one cannot be read."""
+    import numpy as np
+
+    from millirec.data.catalog import Catalog, Vocabulary
+
+    try:
+        names = ids.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{ids}: cannot be read ({error})", "give item ids as text, one a line") from error
+    try:
+        array = np.load(vectors, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{vectors}: cannot be read ({error})", "write it with numpy.save, as floats") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        raise DataError(f"{vectors}: holds no array of floats", "write it with numpy.save, as floats")
+    return Catalog(Vocabulary(names)), array
+
+
+def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
     manifest = packed.manifest
     if json:
         print_json(manifest)
         return
-    size = sum(entry.bytes for entry in manifest.files.values())
     rows = [
         ["version", packed.version],
         ["items", f"{manifest.n_items:,}"],
-        ["size", f"{size / 1e6:.2f} MB"],
+        ["size", f"{packed.bytes / 1e6:.2f} MB"],
         ["graph against network", f"{manifest.parity_error:.1e}"],
         [f"index {type(manifest.index).__struct_config__.tag}, recall@10", f"{manifest.index_recall:.4f}"],
     ]
-    table(manifest.name, ["bundle", str(bundle)], rows)
-    note(f"serve it: millirec serve {bundle}")
+    table(manifest.name, ["bundle", str(folder)], rows)
+    note(f"serve it: millirec serve {folder}")

@@ -1,0 +1,141 @@
+"""Quantisation: fewer bits for the weights of linear layers and for the vectors of items."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from millirec.compress.calibrate import Ranges, calibrated_ranges
+from millirec.compress.rounding import channel_codes, exact, row_codes, train_rounded
+from millirec.compress.sparsity import keep_zeros
+from millirec.compress.workshop import Workshop
+from millirec.data.codes import pack
+from millirec.data.errors import ConfigError
+from millirec.models.base import NetworkConfig
+from millirec.models.checkpoint import Checkpoint
+from millirec.models.config import ModelConfig, build, max_length
+from millirec.models.layers.table import Dense, Quantized
+from millirec.train.config import TrainConfig
+from millirec.train.fit import validated
+from millirec.train.trainer import Trainer
+
+Target = Literal["fp16", "bf16", "int8", "int8-static"]
+
+
+class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="quantize"):
+    """`weights`: "int8" with inputs scaled as they come, "int8-static" with inputs scaled by what `calibration` random
+    training histories show (`share` of the values lie within), both with 16 bits for all other parameters; "fp16",
+    "bf16", or None = as they are. `table_bits`: 8, 4 or 2 bits for item vectors, with a scale for each row; None = as
+    they are.
+
+    With `train` the network learns on, rounded as it will be, before its numbers are fixed (quantisation-aware training
+    with straight-through gradients: Jacob et al., CVPR 2018).
+    """
+
+    weights: Target | None = "int8"
+    table_bits: Literal[2, 4, 8] | None = None
+    calibration: int = 512
+    share: float = 0.9999
+    train: TrainConfig | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is None and self.table_bits is None:
+            raise ConfigError("`weights` and `table_bits` are both left out", "set one of them")
+        if self.weights is not None and self.weights not in get_args(Target):
+            raise ConfigError(f"weights = {self.weights!r}", f"use one of {', '.join(get_args(Target))}")
+        if self.table_bits not in (None, 2, 4, 8):
+            raise ConfigError(f"table_bits = {self.table_bits}", "choose 2, 4 or 8")
+        if self.calibration < 1:
+            raise ConfigError(f"calibration = {self.calibration}", "choose at least 1 history")
+        if not 0.5 <= self.share <= 1:
+            raise ConfigError(f"share = {self.share}", "choose a share from 0.5 to 1")
+        if self.train is not None and self.train.sparse_rows:
+            raise ConfigError("train.sparse_rows: rounding moves every row", "leave it out")
+
+    @property
+    def needs_data(self) -> bool:
+        """Calibration and training read histories."""
+        return self.weights == "int8-static" or self.train is not None
+
+    def rewritten(self, config: ModelConfig, n_items: int) -> ModelConfig:
+        """The config with its `weights` and `table` replaced."""
+        del n_items
+        if not isinstance(config, NetworkConfig):
+            kind = msgspec.to_builtins(config)["kind"]
+            raise ConfigError(f"a model of kind {kind!r} has no weights to quantise", "choose a network")
+        if self.weights is not None and config.weights != "fp32":
+            raise ConfigError(f"the weights are {config.weights} already", "quantise them once, as the last step")
+        if self.table_bits is not None and not isinstance(config.table, Dense):
+            raise ConfigError(
+                f"table_bits = {self.table_bits}: the item table is {config.table.__struct_config__.tag} already",
+                "leave table_bits out",
+            )
+        changes: dict[str, Any] = {} if self.weights is None else {"weights": self.weights}
+        if self.table_bits is not None:
+            changes["table"] = Quantized(bits=self.table_bits)
+        new: ModelConfig = msgspec.structs.replace(config, **changes)
+        build(new, 1)  # refuses a width that fills no whole bytes
+        return new
+
+    def apply(self, checkpoint: Checkpoint, workshop: Workshop, folder: Path | None) -> Checkpoint:
+        """Calibrate, train on if asked to, and round. With data the validation figure is measured again."""
+        config = self.rewritten(checkpoint.config, len(checkpoint.catalog))
+        ranges = self._ranges(checkpoint, workshop)
+        if self.train is not None:
+            checkpoint = self._trained(checkpoint, workshop, folder, ranges)
+            ranges = self._ranges(checkpoint, workshop)
+        made = replace(checkpoint, config=config, parameters=self._rounded(checkpoint, ranges), metrics={})
+        if self.needs_data:
+            figures = validated(made.network(), workshop.dataset, config, repeats=workshop.repeats)
+            made = replace(made, metrics=figures)
+        return made
+
+    def _ranges(self, checkpoint: Checkpoint, workshop: Workshop) -> Ranges | None:
+        if self.weights != "int8-static":
+            return None
+        seed = workshop.machine.seed
+        return calibrated_ranges(checkpoint, workshop.dataset, self.calibration, self.share, seed)
+
+    def _trained(
+        self, checkpoint: Checkpoint, workshop: Workshop, folder: Path | None, ranges: Ranges | None
+    ) -> Checkpoint:
+        assert self.train is not None  # noqa: S101
+        network = checkpoint.network().to(workshop.machine.prepare())
+        keep_zeros(network)
+        int8 = self.weights in ("int8", "int8-static")
+        train_rounded(network, int8=int8, bits=self.table_bits, ranges=ranges)
+        trainer = Trainer(network, workshop.dataset, max_length(checkpoint.config), self.train, workshop.machine)
+        result = trainer.run(folder, workshop.journal, resume=folder is not None)
+        return replace(checkpoint, parameters={k: v.cpu() for k, v in exact(result.parameters).items()})
+
+    def _rounded(self, checkpoint: Checkpoint, ranges: Ranges | None) -> dict[str, Tensor]:
+        network = checkpoint.network()
+        out = dict(checkpoint.parameters)
+        if self.table_bits is not None:
+            numbers, scale = row_codes(out.pop("item.weight"), self.table_bits)
+            out["item.codes"] = torch.from_numpy(pack(numbers.numpy(), self.table_bits))
+            out["item.scale"] = scale
+        if self.weights in ("int8", "int8-static"):
+            for name, module in network.named_modules():
+                if isinstance(module, nn.Linear):
+                    _replace_linear(out, name, module, ranges)
+        if self.weights is not None:
+            # Scales of bytes stay exact. What int8 leaves as floats is small, and as good in 16 bits.
+            kind = torch.bfloat16 if self.weights == "bf16" else torch.float16
+            rest = (n for n, v in out.items() if v.dtype == torch.float32 and not n.endswith("scale"))
+            out |= {name: out[name].to(kind).float() for name in rest}
+        return out
+
+
+def _replace_linear(parameters: dict[str, Tensor], name: str, module: nn.Linear, ranges: Ranges | None) -> None:
+    """The parameters of an `Int8Linear` in the place of a linear layer's."""
+    codes, scale = channel_codes(parameters.pop(f"{name}.weight"))
+    bias = parameters.pop(f"{name}.bias", torch.zeros(module.out_features))
+    parameters |= {f"{name}.codes": codes, f"{name}.scale": scale, f"{name}.bias": bias}
+    if ranges is not None:
+        # A layer that no history reached keeps the widest range of all others.
+        step, middle = ranges[name] if name in ranges else max(ranges.values(), key=lambda found: float(found[0]))
+        parameters |= {f"{name}.input_scale": step, f"{name}.input_middle": middle}
