@@ -1,5 +1,7 @@
 """Splits and targets: worked examples, and what must hold for any log."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -26,6 +28,13 @@ def test_leave_last_out_breaks_ties_by_file_order() -> None:
     done = split(dataset([(1, 1, 5), (1, 2, 9), (1, 3, 9), (1, 4, 1), (2, 1, 3), (2, 2, 3)]), LeaveLastOut())
     assert done.roles.tolist() == [TRAIN, VALIDATION, TEST, TRAIN, TRAIN, TRAIN]
     assert "file order on ties" in done.protocol
+
+
+def test_a_log_without_times_is_not_split_by_time() -> None:
+    untimed = replace(dataset([(1, item, item) for item in range(1, 9)]), timed=False)
+    with pytest.raises(DataError, match="tells no times to split by"):
+        split(untimed, GlobalTime())
+    assert (split(untimed, LeaveLastOut()).roles == TEST).sum() == 1
 
 
 def test_only_some_users_validate_and_the_test_part_stays() -> None:

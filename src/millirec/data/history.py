@@ -17,6 +17,10 @@ class HistoryLimits(msgspec.Struct, frozen=True, kw_only=True):
     window: int = 256
     seen: int = 10_000
 
+    def covering(self, length: int) -> "HistoryLimits":
+        """These limits, with a window of at least `length` events: what a model reads must be kept."""
+        return msgspec.structs.replace(self, window=max(self.window, length))
+
 
 class History:
     """The newest events of one user in time order, and every item seen so far.

@@ -14,6 +14,7 @@ from millirec.data.catalog import Catalog, Categorical, Feature, MultiValued, Nu
 from millirec.data.dataset import Dataset
 from millirec.data.errors import DataError
 from millirec.data.split import GlobalTime, LeaveLastOut, first_sights, split
+from millirec.data.thin import ThinReport
 
 _1990 = 631_152_000_000
 _MINUTE = 60_000
@@ -37,7 +38,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
     `repeats` counts events on an item that the user had met before; `tied_events` those that share user and time with
     another; `tied_last_users` users whose last two events tie, so that file order decides the test target. Features go
-    by name, with their kind; `missing` counts values that are absent.
+    by name, with their kind; `missing` counts values that are absent. `thin`: what a run's [thin] leaves out, if asked.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     user_features: dict[str, str]
     missing: dict[str, int]
     findings: list[Finding]
+    thin: ThinReport | None = None
 
 
 def inspect(dataset: Dataset, *, now: int | None = None) -> Report:

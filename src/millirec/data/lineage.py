@@ -19,7 +19,7 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
 class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """Which data a model has learned from.
 
-    `source` and `split` are the settings that read it again; `fingerprint` is the hash of the whole data set;
+    `source`, `split` and `thin` are the settings that read it again; `fingerprint` is the hash of the whole data set;
     `trained_until` is the time (ms) of the newest training event.
     """
 
@@ -29,3 +29,4 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     trained_until: int
     source: dict[str, Any] = {}
     split: dict[str, Any] = {}
+    thin: dict[str, Any] = {}

@@ -65,7 +65,8 @@ SplitConfig = LeaveLastOut | GlobalTime | Given
 def split(dataset: Dataset, config: SplitConfig, *, again: bool = False) -> Dataset:
     """The data set with a role for every event.
 
-    A data set that is split already is refused unless `again`. Raises DataError then, and when a part would be empty.
+    A data set that is split already is refused unless `again`. Raises DataError then, when a part would be empty, and
+    for a split by time of a log without times.
     """
     done = dataset.protocol != "none"
     if done and not again and not isinstance(config, Given):
@@ -73,6 +74,8 @@ def split(dataset: Dataset, config: SplitConfig, *, again: bool = False) -> Data
             f"{dataset.name}: split already ({dataset.protocol})",
             'choose [split] kind = "given", or leave the test out',
         )
+    if isinstance(config, GlobalTime) and not dataset.timed:
+        raise DataError(f"{dataset.name}: tells no times to split by", 'choose [split] kind = "leave-last-out"')
     match config:
         case Given():
             if not done:

@@ -7,6 +7,7 @@ from millirec.data.dataset import Dataset
 from millirec.data.errors import ConfigError
 from millirec.data.simulate import simulate
 from millirec.data.sources.assemble import k_core
+from millirec.data.sources.compact import CompactConfig, read_compact
 from millirec.data.sources.log import LogConfig, read_log
 from millirec.data.sources.movielens import MovieLensConfig, read_movielens
 from millirec.data.sources.rejects import OnError, Rejects, rejects
@@ -15,10 +16,13 @@ from millirec.data.sources.sessions import SessionConfig, read_sessions
 from millirec.data.sources.tables import Columns, FeatureTable, TableConfig, read_table
 from millirec.data.world import SimulatedConfig
 
-SourceConfig = MovieLensConfig | TableConfig | SequenceFileConfig | SessionConfig | LogConfig | SimulatedConfig
+SourceConfig = (
+    MovieLensConfig | TableConfig | SequenceFileConfig | SessionConfig | LogConfig | CompactConfig | SimulatedConfig
+)
 
 __all__ = [
     "Columns",
+    "CompactConfig",
     "FeatureTable",
     "LogConfig",
     "MovieLensConfig",
@@ -62,5 +66,7 @@ def _read(config: SourceConfig, sink: Rejects) -> Dataset:
             return read_sessions(config, sink)
         case LogConfig():
             return read_log(config, sink)
+        case CompactConfig():
+            return read_compact(config)
         case SimulatedConfig():
             return simulate(config).dataset

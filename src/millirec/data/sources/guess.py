@@ -3,9 +3,11 @@
 import re
 from pathlib import Path
 
+from millirec.data.compact import is_compact
 from millirec.data.errors import DataError
 from millirec.data.sources import names
 from millirec.data.sources.checks import guess_unit
+from millirec.data.sources.compact import CompactConfig
 from millirec.data.sources.files import File, find, is_zip, one
 from millirec.data.sources.log import LogConfig
 from millirec.data.sources.movielens import MovieLensConfig
@@ -13,7 +15,7 @@ from millirec.data.sources.sequences import SequenceFileConfig
 from millirec.data.sources.sessions import SessionConfig
 from millirec.data.sources.tables import Columns, FeatureTable, TableConfig, guess_format, open_table
 
-Guess = MovieLensConfig | TableConfig | SequenceFileConfig | SessionConfig | LogConfig
+Guess = MovieLensConfig | TableConfig | SequenceFileConfig | SessionConfig | LogConfig | CompactConfig
 
 _SIMULATED = {"category": "categorical", "tags": "multi", "title": "text", "arrival": "numeric"}
 _MOVIELENS = ("ratings.dat", "u.data")
@@ -40,6 +42,8 @@ def guess(path: Path) -> Guess:
 def _folder(path: Path) -> Guess:
     if (path / "data.mdb").is_file():
         return LogConfig(path=str(path))
+    if is_compact(path):
+        return CompactConfig(path=str(path))
     if find(path, (*_MOVIELENS, "ratings.csv")):
         return MovieLensConfig(path=str(path))
     if any(path.glob("*.parquet")):
