@@ -13,8 +13,9 @@ from millirec.cascade.query import Query
 from millirec.data.encode import encode
 from millirec.data.event import Event
 from millirec.engine.carry import Carry, Question, capacity_of
-from millirec.engine.engine import Engine, EngineSettings
+from millirec.engine.engine import Engine
 from millirec.engine.runner import Runner
+from millirec.engine.settings import EngineSettings
 from millirec.engine.state import StateStore
 from millirec.models.gru4rec import GRU4RecConfig
 from millirec.models.linear_recurrent import LinearRecurrentConfig

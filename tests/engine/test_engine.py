@@ -15,7 +15,8 @@ from millirec.data.encode import encode
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
 from millirec.data.event import Event, ItemUpdate
 from millirec.data.history import History, HistoryLimits
-from millirec.engine.engine import Engine, EngineSettings
+from millirec.engine.engine import Engine
+from millirec.engine.settings import EngineSettings
 from millirec.engine.state import StateStore, StoreSettings
 from millirec.models.base import Inputs
 from millirec.models.checkpoint import Checkpoint

@@ -101,3 +101,27 @@ def test_what_has_no_interval_is_refused(values: list[float]) -> None:
 def test_other_users_are_not_compared() -> None:
     with pytest.raises(DataError, match="same users"):
         bootstrap.paired_difference(np.zeros(3), np.zeros(4))
+
+
+def test_ratio_of_models_that_differ_by_a_factor_has_no_spread() -> None:
+    b = np.random.default_rng(0).random(50)
+    assert bootstrap.paired_ratio(0.9 * b, b) == pytest.approx((0.9, 0.9, 0.9))
+
+
+def test_ratio_interval_has_the_width_that_theory_says() -> None:
+    """Means 1, deviations 0.1, independent: the ratio of the means of 2,500 deviates by 0.1 * 2 ** 0.5 / 50."""
+    rng = np.random.default_rng(0)
+    a, b = 1 + 0.1 * rng.standard_normal((2, 2500))
+    mean, low, high = bootstrap.paired_ratio(a, b, n=2000)
+    assert mean == pytest.approx(a.mean() / b.mean())
+    assert (high - low) / 2 == pytest.approx(1.96 * 0.1 * 2**0.5 / 50, rel=0.1)
+
+
+def test_ratio_draws_whole_users_and_stands_zeros() -> None:
+    a, b = np.array([1.0, 1, 0, 0]), np.array([1.0, 1, 1, 1])
+    users = np.array([1, 1, 2, 2])
+    assert bootstrap.paired_ratio(a, b, groups=users) == (0.5, 0, 1)
+    assert bootstrap.paired_ratio(np.zeros(2), np.array([0.0, 1])).high == 1  # both score nothing: nothing is lost
+    assert bootstrap.paired_ratio(np.ones(2), np.array([0.0, 1])).high == np.inf
+    with pytest.raises(DataError, match="0 on all"):
+        bootstrap.paired_ratio(np.ones(2), np.zeros(2))

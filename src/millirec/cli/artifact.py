@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from millirec.data.catalog import Catalog
     from millirec.data.dataset import Dataset
-    from millirec.data.split import Targets
+    from millirec.data.sources import SourceConfig
+    from millirec.data.split import SplitConfig, Targets
     from millirec.models.checkpoint import Provenance
     from millirec.train.evaluate import Ranks
 
@@ -55,26 +56,39 @@ class Artifact:
 
         Raises ArtifactError when it is not the same data, ConfigError when nobody says where it is.
         """
-        from millirec.config import convert, load
+        from millirec.config import load
+
+        return self.data_of(None if config is None else load(config).data)
+
+    def data_of(self, source: "SourceConfig | None", split_config: "SplitConfig | None" = None) -> "Dataset":
+        """`data`, read and split as these say; None = as when it was trained.
+
+        Raises ArtifactError for another split too: its targets could be what the model has learned from.
+        """
+        from millirec.config import convert
         from millirec.data.extend import extended
         from millirec.data.sources import SourceConfig, read
         from millirec.data.split import SplitConfig, split
+        from millirec.data.thin import ThinConfig, thin
 
-        if config is not None:
-            source = load(config).data
-        elif self.provenance.source:
-            source = convert(self.provenance.source, SourceConfig, "provenance.source")
-        else:
+        if source is None and not self.provenance.source:
             raise ConfigError("the artifact does not say where its data is", "give -c run.toml")
-        dataset = read(source)
+        dataset = read(source or convert(self.provenance.source, SourceConfig, "provenance.source"))
         if dataset.protocol == "none":
-            dataset = split(dataset, convert(self.provenance.split, SplitConfig, "provenance.split"))
+            own = split_config or convert(self.provenance.split, SplitConfig, "provenance.split")
+            dataset = split(dataset, own)
         dataset = extended(dataset, self.catalog)  # a warm start keeps the rows of the older catalogue
-        if dataset.fingerprint != self.provenance.fingerprint:
-            raise ArtifactError(
-                "the data is not what the model was trained on (another fingerprint): its split could leak",
-                "point -c at the same log, or train again on this one",
-            )
+        for what, found, wanted in (
+            ("the data is", dataset.fingerprint, self.provenance.fingerprint),
+            ("the split is", dataset.protocol, self.provenance.protocol),
+        ):
+            if found != wanted:
+                raise ArtifactError(
+                    f"{what} not what the model was trained on: its targets could leak",
+                    "point to the same log, split alike, or train again on this one",
+                )
+        if self.provenance.thin:  # what trains the model further learns from no more than it did
+            dataset, _ = thin(dataset, convert(self.provenance.thin, ThinConfig, "provenance.thin"))
         return dataset
 
     def rank(self, dataset: "Dataset", role: int, asked: "Targets") -> "tuple[Ranks, NDArray[np.int64]]":
@@ -94,13 +108,15 @@ class Artifact:
         import numpy as np
 
         from millirec.bundle import open_bundle
+        from millirec.data.history import HistoryLimits
         from millirec.engine.engine import Engine
-        from millirec.engine.state import StateStore
+        from millirec.engine.state import StateStore, StoreSettings
         from millirec.frontier.replay import replay
         from millirec.train.evaluate import Ranks
 
         bundle = open_bundle(self.path)
-        with StateStore.temporary() as store:
+        limits = HistoryLimits().covering(bundle.max_length)
+        with StateStore.temporary(StoreSettings(limits=limits)) as store:
             seen = replay(Engine(bundle, store), dataset, role, repeats=self.repeats)
         note("engine: p50 {:.0f} us, p99 {:.0f} us an answer".format(*np.percentile(seen.microseconds, [50, 99])))
         users = dataset.sequences.users[asked.places]

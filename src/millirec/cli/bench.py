@@ -4,18 +4,27 @@ import ipaddress
 import socket
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
 import typer
 
 from millirec.cli.console import note, out, print_json, table
+from millirec.cli.engine import engine_settings
 from millirec.data.errors import ConfigError, UnavailableError
 
 if TYPE_CHECKING:
     from millirec.frontier.load import LoadReport, LoadSettings
     from millirec.frontier.questions import Questions
+
+
+class Served(NamedTuple):
+    """A bundle and how a server of its own is started for it."""
+
+    folder: Path
+    workers: int
+    options: tuple[str, ...]
 
 
 def bench(
@@ -35,6 +44,9 @@ def bench(
         int, typer.Option(help="First feed so many new users a history each, then ask for them.")
     ] = 0,
     workers: Annotated[int, typer.Option(help="Workers of the server started for a bundle.")] = 1,
+    engine: Annotated[
+        Path | None, typer.Option(help="A TOML file of engine settings for the server started for a bundle.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of requests and arrivals.")] = 0,
     allow_remote: Annotated[
         bool, typer.Option("--allow-remote", help="Load a server that is not on this machine.")
@@ -65,7 +77,9 @@ def bench(
             raise ConfigError("this load writes test events into that server's log", "add --allow-writes")
         report = _load_url(target, questions, settings, feed_first=known_users > 0)
     else:
-        report = _load_bundle(Path(target), questions, settings, workers, feed_first=known_users > 0)
+        engine_settings(engine)  # refused here, not by the server
+        served = Served(Path(target), workers, () if engine is None else ("--engine", str(engine)))
+        report = _load_bundle(served, questions, settings, feed_first=known_users > 0)
     asked = {"target": target, "questions": msgspec.structs.replace(questions, users=()), "settings": settings}
     if json:
         print_json(msgspec.to_builtins(asked) | msgspec.to_builtins(report))
@@ -116,22 +130,20 @@ def _is_here(host: str) -> bool:
     return all(ipaddress.ip_address(entry[4][0]).is_loopback for entry in found)
 
 
-def _load_bundle(
-    folder: Path, questions: "Questions", settings: "LoadSettings", workers: int, *, feed_first: bool
-) -> "LoadReport":
+def _load_bundle(target: Served, questions: "Questions", settings: "LoadSettings", *, feed_first: bool) -> "LoadReport":
     from millirec.bundle import open_bundle
     from millirec.frontier.launch import cores_apart, server
     from millirec.frontier.load import load
     from millirec.frontier.processes import ProcessTree
     from millirec.frontier.questions import feed, requests
 
-    bundle = open_bundle(folder)
+    bundle = open_bundle(target.folder)
     items, weights = bundle.catalog.vocabulary.ids, (bundle.popularity[1:] + 1).astype("float64")
     with ExitStack() as stack:
-        cores, _ = stack.enter_context(cores_apart(workers))
+        cores, _ = stack.enter_context(cores_apart(target.workers))
         if cores is None:
             note("one core for server and generator together: the figures are too low")
-        running = stack.enter_context(server(folder, workers, cores))
+        running = stack.enter_context(server(target.folder, target.workers, cores, target.options))
         where = urlsplit(running.url)
         if feed_first:
             feed(running.url, questions, items)

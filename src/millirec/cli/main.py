@@ -8,9 +8,11 @@ from rich.markup import escape
 
 from millirec import __version__
 from millirec.cli.bench import bench
+from millirec.cli.compress import compress
 from millirec.cli.console import err
 from millirec.cli.data import app as data_app
 from millirec.cli.evaluate import evaluate
+from millirec.cli.frontier import frontier
 from millirec.cli.pack import pack
 from millirec.cli.recommend import recommend
 from millirec.cli.robustness import robustness
@@ -25,7 +27,7 @@ app = typer.Typer(
     help="From an interaction log to a deep recommender that answers in about a millisecond.",
 )
 app.add_typer(data_app, name="data")
-for command in (train, evaluate, robustness, pack, serve, bench, recommend):
+for command in (train, evaluate, robustness, compress, pack, frontier, serve, bench, recommend):
     app.command()(command)
 
 
@@ -54,7 +56,7 @@ def main() -> None:
             err.print(f"[green]mend:[/green]  {escape(error.mend)}", highlight=False, soft_wrap=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        if error.name in ("torch", "polars", "scipy", "onnx", "tensorboard"):
+        if error.name in ("torch", "polars", "scipy", "onnx", "tensorboard", "plotly"):
             err.print(f"[red]error:[/red] {error.name} is not installed; this is a serving install", highlight=False)
             err.print("[green]mend:[/green]  pip install 'millirec\\[train]'", highlight=False)
             sys.exit(2)

@@ -57,7 +57,7 @@ def _ask(bundle: "Bundle", query: "Query", data: Path | None) -> "Ranking":
     from millirec.engine.engine import Engine
     from millirec.engine.state import StateStore, StoreSettings
 
-    limits = HistoryLimits(window=max(HistoryLimits().window, bundle.max_length))
+    limits = HistoryLimits().covering(bundle.max_length)
     settings = StoreSettings(limits=limits)
     with ExitStack() as stack:
         store = StateStore.temporary(settings) if data is None else StateStore(data, settings, read_only=True)

@@ -9,6 +9,7 @@ import msgspec
 import typer
 
 from millirec.cli.console import note
+from millirec.cli.engine import engine_settings
 from millirec.data.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -31,8 +32,12 @@ def serve(
         typer.Option(help="Forget users and sessions untouched for so long; their events stay in the log."),
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
+    engine: Annotated[Path | None, typer.Option(help="A TOML file of engine settings, such as `carry_mb = 0`.")] = None,
     yardstick: Annotated[
         bool, typer.Option("--yardstick", help="Open POST /noop, which `millirec bench` compares with.")
+    ] = False,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="Stop when the process that started this one is gone (Linux).")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the ready line as JSON.")] = False,
 ) -> None:
@@ -41,7 +46,10 @@ def serve(
     Prints one line with the address when it is ready. HTTP interface: /docs on the running server.
     """
     from millirec.server.settings import ServerSettings
+    from millirec.server.tether import tie_to_parent
 
+    if with_parent:
+        tie_to_parent()
     if not bundle.is_dir():
         raise ArtifactError(f"{bundle}: no such folder", "make a bundle with `millirec pack`")
     settings = ServerSettings(
@@ -54,6 +62,7 @@ def serve(
         access_log=access_log,
         expire_after_days=expire_after_days,
         yardstick=yardstick,
+        engine=engine_settings(engine),
     )
     if host not in _LOOPBACK:
         note("[yellow]anybody who reaches this address can read and write: there is no log-in[/yellow]")

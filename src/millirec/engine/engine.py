@@ -5,7 +5,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from time import perf_counter
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,35 +16,11 @@ from millirec.data.event import Record, state_key
 from millirec.engine.batcher import encode_all
 from millirec.engine.carry import Carry, Question, capacity_of
 from millirec.engine.loaded import Loaded
+from millirec.engine.settings import EngineSettings
 from millirec.engine.state import StateStore
 
 _NONE = np.empty(0, np.int32)
 _NEVER = np.empty(0, np.int64)
-
-
-class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Limits of a question, and how the encoder runs.
-
-    `max_k`: items of one answer. `max_items`: ids in each list of a question. `threads`: cores for one encoder
-    call. `max_batch`, `max_padding`: see `batcher.groups`. `carry_mb`: memory for states that models with a single
-    step go on from, 0 = histories are read anew each time; see `carry.Carry`.
-    """
-
-    max_k: int = 1_000
-    max_items: int = 10_000
-    threads: int = 1
-    max_batch: int = 16
-    max_padding: float = 0.25
-    carry_mb: float = 64.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_k", "max_items", "threads", "max_batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"$.{name} = {getattr(self, name)}", "choose at least 1")
-        if not 0 <= self.max_padding < 1:
-            raise ConfigError(f"$.max_padding = {self.max_padding}", "choose a share from 0 to below 1")
-        if self.carry_mb < 0:
-            raise ConfigError(f"$.carry_mb = {self.carry_mb}", "choose 0 (off) or more")
 
 
 @dataclass(slots=True)

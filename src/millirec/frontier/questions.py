@@ -1,7 +1,8 @@
 """The requests that a load test sends: ready-made bytes, drawn once from a seeded generator."""
 
 import http.client
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -120,20 +121,34 @@ def server_pid(url: str) -> int:
 
 def call(url: str, method: str, path: str, kind: type[T], body: object = None) -> T:
     """One JSON call outside the measurement. Raises UnavailableError when it fails."""
+    with connected(url) as connection:
+        return exchange(connection, method, path, kind, body)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[http.client.HTTPConnection]:
+    """A connection for several calls of `exchange`."""
     where = urlsplit(url)
     connection = http.client.HTTPConnection(where.hostname or "", where.port or 80, timeout=60)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def exchange(connection: http.client.HTTPConnection, method: str, path: str, kind: type[T], body: object = None) -> T:
+    """`call` on an open connection."""
+    where = f"http://{connection.host}:{connection.port}"
     try:
         data = None if body is None else msgspec.json.encode(body)
         connection.request(method, path, data, _JSON)
         answer = connection.getresponse()
         text = answer.read()
     except (OSError, http.client.HTTPException) as error:
-        raise UnavailableError(f"{url}{path} does not answer ({error})", "check the address") from error
-    finally:
-        connection.close()
+        raise UnavailableError(f"{where}{path} does not answer ({error})", "check the address") from error
     if answer.status >= 400:
-        raise UnavailableError(f"{url}{path} answers {answer.status}: {text[:300]!r}", "see its /docs")
+        raise UnavailableError(f"{where}{path} answers {answer.status}: {text[:300]!r}", "see its /docs")
     try:
         return msgspec.json.decode(text, type=kind)
     except msgspec.DecodeError as error:
-        raise UnavailableError(f"{url}{path} is no millirec server ({error})", "check the address") from error
+        raise UnavailableError(f"{where}{path} is no millirec server ({error})", "check the address") from error

@@ -12,6 +12,7 @@ from millirec.data.dataset import Dataset
 from millirec.data.event import Event
 from millirec.data.split import Targets, targets
 from millirec.engine.engine import Engine
+from millirec.engine.state import StateStore
 
 K = 100
 _FEED = 5_000
@@ -34,13 +35,24 @@ class Replay:
 
 
 def replay(engine: Engine, dataset: Dataset, role: int, *, repeats: bool = False) -> Replay:
-    """Test-then-observe: the engine's store must be empty. Events come in the order of time.
-
-    The engine first observes what each user did before the first target, then is asked for every target, at the time
-    of the target: a server knows when it is asked.
-    """
+    """Test-then-observe of all targets of a part: `feed`, then `ask`. The engine's store must be empty."""
     asked = targets(dataset, role, repeats=repeats)
-    _feed(engine, dataset, _before(asked))
+    feed(engine.store, dataset, asked)
+    return ask(engine, dataset, asked, repeats=repeats)
+
+
+def feed(store: StateStore, dataset: Dataset, asked: Targets) -> None:
+    """Let an empty store observe what each asked user did before his first target, each user's events in order."""
+    places = _before(asked)
+    for start in range(0, len(places), _FEED):
+        store.submit([_event(dataset, int(place)) for place in places[start : start + _FEED]]).result()
+
+
+def ask(engine: Engine, dataset: Dataset, asked: Targets, *, repeats: bool = False) -> Replay:
+    """Ask for every target, at the time of the target (a server knows when it is asked), then observe it.
+
+    Events come in the order of time. The engine's store has been fed with `feed`.
+    """
     n_items = len(dataset.items)
     k = min(K, n_items)
     ranks = np.full(len(asked), n_items, np.int64)
@@ -68,12 +80,6 @@ def _rank(answer: Ranking, item: str, k: int, n_items: int) -> int:
     last = max(i for i, score in enumerate(answer.scores) if score == answer.scores[at])
     tied = answer.scores.count(answer.scores[at]) > 1
     return n_items if tied and last == k - 1 else last + 1
-
-
-def _feed(engine: Engine, dataset: Dataset, places: NDArray[np.int64]) -> None:
-    """Let the engine observe events in bulk, each user's in order."""
-    for start in range(0, len(places), _FEED):
-        engine.submit([_event(dataset, int(place)) for place in places[start : start + _FEED]]).result()
 
 
 def _event(dataset: Dataset, place: int) -> Event:

@@ -47,18 +47,36 @@ def confidence_intervals(
     if not 0 < level < 1 or n < 1:
         raise ValueError(f"level = {level}, n = {n}: the level lies between 0 and 1, n is at least 1")
     sums, sizes = _by_group(np.asarray(columns, np.float64), groups)
-    rng = np.random.default_rng(seed)
-    users = len(sizes)
-    step = max(1, _CHUNK // users)
-    means = []
-    for done in range(0, n, step):
-        drawn = rng.integers(0, users, (min(step, n - done), users))
-        rows = np.arange(len(drawn))[:, None]
-        times = np.bincount((drawn + users * rows).ravel(), minlength=drawn.size).reshape(drawn.shape)
-        means.append((times @ sums) / (times @ sizes)[:, None])
-    low, high = np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(_resampled(sums, sizes, n, seed), _ends(level), axis=0)
     middle = sums.sum(axis=0) / sizes.sum()
     return [Interval(*map(float, ends)) for ends in zip(middle, low, high, strict=True)]
+
+
+def paired_ratio(
+    a: NDArray[Any],
+    b: NDArray[Any],
+    level: float = 0.95,
+    n: int = 1000,
+    seed: int = 0,
+    groups: NDArray[Any] | None = None,
+) -> Interval:
+    """The mean of `a` over the mean of `b` on the same targets, both (t,): what `a` keeps of `b`.
+
+    Percentile bootstrap: users are drawn, each with his values of both; `groups` as above. A resample in which `b`
+    scores nothing counts as infinite, or as 1 where `a` scores nothing either. Raises DataError when `b` is 0 on all.
+    """
+    if np.shape(a) != np.shape(b):
+        raise DataError(f"{np.shape(a)} against {np.shape(b)} values", "compare the same users")
+    columns = np.stack([_checked(a), _checked(b)], axis=1)
+    if not columns[:, 1].sum():
+        raise DataError("a share of a model that scores 0 on all targets", "train the second model first")
+    sums, sizes = _by_group(columns, groups)
+    above, below = _resampled(sums, sizes, n, seed).T
+    whole = below > 0
+    ratios = np.where(above > 0, np.inf, 1.0)
+    ratios[whole] = above[whole] / below[whole]
+    low, high = np.quantile(ratios, _ends(level), method="lower")  # infinities cannot be interpolated
+    return Interval(float(sums[:, 0].sum() / sums[:, 1].sum()), float(low), float(high))
 
 
 def paired_difference(
@@ -89,6 +107,24 @@ def paired_difference(
         signs = rng.integers(0, 2, (min(step, n - done), len(moved)), np.int8) * np.float64(2) - 1
         extreme += int((np.abs(signs @ moved) >= observed - tolerance).sum())
     return Difference(*interval, (extreme + 1) / (n + 1))
+
+
+def _ends(level: float) -> tuple[float, float]:
+    return (1 - level) / 2, (1 + level) / 2
+
+
+def _resampled(sums: NDArray[np.float64], sizes: NDArray[Any], n: int, seed: int) -> NDArray[np.float64]:
+    """Means (n, m) of `n` draws of the users, whose sums are (u, m) and sizes (u,)."""
+    rng = np.random.default_rng(seed)
+    users = len(sizes)
+    step = max(1, _CHUNK // users)
+    means = []
+    for done in range(0, n, step):
+        drawn = rng.integers(0, users, (min(step, n - done), users))
+        rows = np.arange(len(drawn))[:, None]
+        times = np.bincount((drawn + users * rows).ravel(), minlength=drawn.size).reshape(drawn.shape)
+        means.append((times @ sums) / (times @ sizes)[:, None])
+    return np.concatenate(means)
 
 
 def _by_group(columns: NDArray[np.float64], groups: NDArray[Any] | None) -> tuple[NDArray[Any], NDArray[Any]]:

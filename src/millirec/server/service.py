@@ -151,12 +151,10 @@ class Service:
 def open_engine(settings: ServerSettings) -> Engine:
     """The engine over a bundle and a data folder, warm: every batch size was asked for once."""
     bundle = bundles.open_bundle(Path(settings.bundle))
-    limits = HistoryLimits()
-    if bundle.max_length > limits.window:
-        limits = msgspec.structs.replace(limits, window=bundle.max_length)
+    limits = HistoryLimits().covering(bundle.max_length)
     store = StateStore(Path(settings.data), StoreSettings(limits=limits, expire_after_days=settings.expire_after_days))
     try:
-        engine = Engine(bundle, store)
+        engine = Engine(bundle, store, settings.engine)
         warm_up(engine, settings.max_batch)
     except BaseException:
         store.close()

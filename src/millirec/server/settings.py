@@ -3,6 +3,7 @@
 import msgspec
 
 from millirec.data.errors import ConfigError
+from millirec.engine.settings import EngineSettings
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -12,6 +13,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     handles at a time; more are answered with 429. `max_batch`: most questions that share one encoder call.
     `yardstick` opens POST /noop, the benchmark's yardstick. `grace_seconds`: how long a stop waits for answers.
     `expire_after_days`: users and sessions untouched for so long are forgotten (their events stay in the log).
+    `engine`: how each worker's engine runs.
     """
 
     bundle: str
@@ -26,6 +28,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     access_log: bool = False
     grace_seconds: int = 20
     expire_after_days: float | None = None
+    engine: EngineSettings = EngineSettings()
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:

@@ -1,0 +1,114 @@
+"""`Made`: a variant as a packed bundle, and what was learned on the way. `make` applies the recipe and packs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from millirec import __version__
+from millirec.bundle import Bundle, open_bundle, pack
+from millirec.compress.recipe import Recipe, compress
+from millirec.compress.workshop import Workshop
+from millirec.data.errors import ArtifactError
+from millirec.data.lineage import Step
+from millirec.frontier.cache import Cache, key_of
+from millirec.frontier.config import Variant
+from millirec.frontier.kernels import kernels
+from millirec.models.checkpoint import Checkpoint
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """A packed variant.
+
+    `folder`: the bundle's name on the cache's shelf. `bytes`: of all its files. `training_seconds`: what its lineage
+    cost before the recipe, `compression_seconds`: the recipe. `zeros`: share of the floating-point parameters that
+    are 0, `parameters`: how many numbers there are. `kernels`: nodes of its graphs by operator.
+    """
+
+    folder: str
+    content_hash: str
+    bytes: int
+    model: dict[str, Any]
+    lineage: tuple[Step, ...]
+    training_seconds: float
+    compression_seconds: float
+    zeros: float
+    parameters: int
+    kernels: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Makes variants in one workshop and keeps them in one cache."""
+
+    workshop: Workshop
+    cache: Cache
+
+    def make(self, variant: Variant, start: Checkpoint) -> Made:
+        """The packed variant, made now or taken from the cache.
+
+        Raises ConfigError when a step cannot follow or the model has no user vectors, ArtifactError when it cannot
+        be packed as it should.
+        """
+        key = self.key(variant, start)
+        made = self.cache.kept(Made, "made", key, lambda: self._made(variant, start, key))
+        if not self.bundle_folder(made).is_dir():
+            made = self._made(variant, start, key)
+        return made
+
+    def has(self, variant: Variant, start: Checkpoint) -> bool:
+        """Whether `make` has nothing to do."""
+        return self.cache.has("made", self.key(variant, start))
+
+    def key(self, variant: Variant, start: Checkpoint) -> str:
+        """The hash of all that decides the bundle."""
+        about = (start.content_hash, start.lineage, start.provenance, variant.steps, variant.pack)
+        dataset, machine = self.workshop.dataset, self.workshop.machine
+        data = (dataset.fingerprint, dataset.protocol, self.workshop.repeats, machine.seed) if variant.steps else ()
+        return key_of(about, data, __version__)
+
+    def bundle_folder(self, made: Made) -> Path:
+        """Where the bundle lies."""
+        return self.cache.place("bundles", made.folder)
+
+    def bundle(self, made: Made) -> Bundle:
+        """The bundle, verified. Raises ArtifactError when it was changed since it was packed."""
+        bundle = open_bundle(self.bundle_folder(made))
+        if bundle.manifest.content_hash != made.content_hash:
+            raise ArtifactError(f"{bundle.folder}: is not the bundle that was made", "delete the frontier's cache")
+        return bundle
+
+    def _made(self, variant: Variant, start: Checkpoint, key: str) -> Made:
+        checkpoint = start
+        if variant.steps:
+            checkpoint = compress(start, Recipe(steps=variant.steps, name=variant.name), self.workshop)
+        bundle = pack(checkpoint, self.cache.place("bundles", key), variant.pack)
+        before, after = checkpoint.lineage[: len(start.lineage)], checkpoint.lineage[len(start.lineage) :]
+        zeros, parameters = _zeros(checkpoint)
+        return Made(
+            folder=key,
+            content_hash=bundle.manifest.content_hash,
+            bytes=sum(path.stat().st_size for path in bundle.folder.iterdir()),
+            model=msgspec.to_builtins(checkpoint.config),
+            lineage=checkpoint.lineage,
+            training_seconds=_seconds(before),
+            compression_seconds=_seconds(after),
+            zeros=zeros,
+            parameters=parameters,
+            kernels=kernels(bundle),
+        )
+
+
+def _seconds(steps: Sequence[Step]) -> float:
+    return round(sum(step.seconds for step in steps), 2)
+
+
+def _zeros(checkpoint: Checkpoint) -> tuple[float, int]:
+    """The share of zeros among the floating-point parameters, and how many parameters there are of any kind."""
+    floats = [tensor for tensor in checkpoint.parameters.values() if tensor.is_floating_point()]
+    n = sum(tensor.numel() for tensor in floats)
+    zeros = sum(tensor.numel() - int(torch.count_nonzero(tensor)) for tensor in floats)
+    return (round(zeros / n, 4) if n else 0.0), sum(tensor.numel() for tensor in checkpoint.parameters.values())
