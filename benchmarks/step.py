@@ -29,8 +29,9 @@ from millirec.cascade.query import Query  # noqa: E402
 from millirec.data.catalog import Catalog, Vocabulary  # noqa: E402
 from millirec.data.event import Event  # noqa: E402
 from millirec.data.lineage import Provenance  # noqa: E402
-from millirec.engine.engine import Engine, EngineSettings  # noqa: E402
+from millirec.engine.engine import Engine  # noqa: E402
 from millirec.engine.runner import Runner  # noqa: E402
+from millirec.engine.settings import EngineSettings  # noqa: E402
 from millirec.engine.state import StateStore  # noqa: E402
 from millirec.models.checkpoint import Checkpoint  # noqa: E402
 from millirec.models.config import ModelConfig, build  # noqa: E402

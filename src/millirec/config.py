@@ -10,17 +10,19 @@ import msgspec
 from millirec.data.errors import ConfigError, MillirecError
 from millirec.data.sources import SequenceFileConfig, SourceConfig
 from millirec.data.split import GlobalTime, LeaveLastOut, SplitConfig
+from millirec.data.thin import ThinConfig
 from millirec.models.base import ClosedForm
 from millirec.models.config import ModelConfig, build
 from millirec.train.fine_tune import WarmStart
 from millirec.train.machine import Machine
+from millirec.train.trainable import check_dense, check_trainable
 from millirec.train.trainer import TrainConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One training run: which data, split how, which model, trained how, on what machine.
+    """One training run: which data, split how, thinned how, which model, trained how, on what machine.
 
     The results go to `<out>/<name>/`.
     """
@@ -29,6 +31,7 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     model: ModelConfig
     name: str = "run"
     split: SplitConfig = LeaveLastOut()
+    thin: ThinConfig | None = None
     train: TrainConfig = TrainConfig()
     machine: Machine = Machine()
     warm_start: WarmStart | None = None
@@ -50,6 +53,10 @@ def check(run: RunConfig) -> None:
                 f"{path}: $.model.kind = {kind!r} is fitted at once, not trained by gradient",
                 f"leave {path} out, or choose a sequence model",
             )
+    check_trainable(run.model, run.train)
+    build(run.model, 1)  # refuses an item table that does not fit the width
+    if run.warm_start is not None and run.warm_start.frozen_epochs:
+        check_dense(run.model, "$.warm_start.frozen_epochs")
     if run.warm_start is not None and run.warm_start.frozen_epochs and run.train.sparse_rows:
         raise ConfigError("$.train.sparse_rows: rows cannot be frozen", "set $.warm_start.frozen_epochs = 0")
     if isinstance(run.data, SequenceFileConfig) and not run.data.test and isinstance(run.split, GlobalTime):
@@ -58,14 +65,18 @@ def check(run: RunConfig) -> None:
 
 def load(path: Path) -> RunConfig:
     """Read a run's TOML. Raises ConfigError with the path of the field, such as `$.model.embedding_dim`."""
+    run: RunConfig = convert(read_toml(path), RunConfig, str(path))
+    return run
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """A TOML file as plain data. Raises ConfigError when it cannot be read or is not TOML."""
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", "check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML ({error})", "mend the line") from error
-    run: RunConfig = convert(raw, RunConfig, str(path))
-    return run
 
 
 def convert(raw: Any, kind: Any, where: str) -> Any:
@@ -84,14 +95,23 @@ def dumps(config: Any) -> str:
     return "\n".join(_table(msgspec.to_builtins(config), ())).strip() + "\n"
 
 
-def _table(table: dict[str, Any], path: tuple[str, ...]) -> list[str]:
-    lines = [f"\n[{'.'.join(path)}]"] if path else []
-    plain = {key: value for key, value in table.items() if value is not None and not isinstance(value, dict)}
-    lines += [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
+def _table(table: dict[str, Any], path: tuple[str, ...], *, row: bool = False) -> list[str]:
+    head = ".".join(path)
+    lines = [f"\n[[{head}]]" if row else f"\n[{head}]"] if path else []
+    plain = {key: value for key, value in table.items() if not (value is None or isinstance(value, dict))}
+    rows = {key: value for key, value in plain.items() if _are_tables(value)}
+    lines += [f"{_key(key)} = {_value(value)}" for key, value in plain.items() if key not in rows]
     for key, value in table.items():
         if isinstance(value, dict):
             lines += _table(value, (*path, _key(key)))
+    for key, value in rows.items():
+        for entry in value:
+            lines += _table(entry, (*path, _key(key)), row=True)
     return lines
+
+
+def _are_tables(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(entry, dict) for entry in value)
 
 
 def _key(key: str) -> str:

@@ -81,12 +81,12 @@ def test_bundles_that_cannot_be_opened(bundle: Path, tmp_path: Path) -> None:
     refused(serve(tmp_path / "empty", "--port", 0, cwd=tmp_path), "manifest.json")
     broken = tmp_path / "broken"
     shutil.copytree(bundle, broken)
-    with (broken / "encoder.onnx").open("r+b") as file:
+    with (broken / "tensors.safetensors").open("r+b") as file:
         file.seek(100)
         file.write(b"\0\1")
     for workers in (1, 2):
         run = serve(broken, "--port", 0, "--workers", workers, cwd=tmp_path)
-        refused(run, "encoder.onnx", "SHA-256")
+        refused(run, "tensors.safetensors", "SHA-256")
 
 
 def test_settings_that_cannot_work(bundle: Path, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from millirec.cli.evaluate import evaluate
+from millirec.data.errors import ConfigError
 from tests.logs import cycle
 
 RUN = """
@@ -111,6 +113,35 @@ def weak(folder: Path) -> Path:
     return folder / "runs/weak/checkpoint"
 
 
+def test_an_ensemble_stands_beside_its_members(folder: Path) -> None:
+    text = (folder / "run.toml").read_text().replace('"circle"', '"brief"').replace("epochs = 25", "epochs = 1")
+    (folder / "brief.toml").write_text(text)
+    millirec("train", "-c", folder / "brief.toml", "--force")
+    members = (folder / "runs/circle/checkpoint", folder / "runs/brief/checkpoint")
+    (result,) = json.loads(millirec("evaluate", *members, "--ensemble", "fitted", "--json").stdout)
+    assert result["artifacts"][:2] == [str(member) for member in members]
+    *words, first, second = result["artifacts"][2].split()
+    assert words == ["ensemble,", "fitted", "weights"]
+    assert float(first) > 0.9
+    assert float(first) + float(second) == pytest.approx(1, abs=2e-3)
+    strong, weaker, mixed = (each["figures"]["ndcg@10"]["value"] for each in result["evaluations"])
+    assert mixed > weaker
+    assert mixed == pytest.approx(strong, abs=0.02)
+    assert len(result["differences"]) == 9
+
+
+def test_an_ensemble_that_cannot_be_is_refused(folder: Path) -> None:
+    member = folder / "runs/circle/checkpoint"
+    for artifacts, ensemble, part, says in (
+        ([member], "equal", "test", "two or more"),
+        ([member, member], "some", "test", "equal or fitted"),
+        ([member, folder / "bundle"], "equal", "test", "gives lists only"),
+        ([member, member], "fitted", "validation", "measure the test part"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            evaluate(artifacts, ensemble=ensemble, part=part)
+
+
 def test_one_artifact_is_no_comparison(folder: Path) -> None:
     done = millirec("evaluate", folder / "runs/circle/checkpoint", "--compare", code=2)
     assert "two or more" in done.stderr
@@ -180,6 +211,7 @@ def test_bad_rows_fail_or_are_skipped_and_kept_aside(folder: Path) -> None:
         (("recommend", "absent", "--items", "a"), "absent"),
         (("data", "inspect", "absent.csv"), "absent.csv"),
         (("evaluate", ".", "--part", "train"), "--part"),
+        (("frontier", "-c", "absent.toml"), "absent.toml: cannot be read"),
     ],
 )
 def test_mistakes_exit_with_2_and_name_the_thing(arguments: tuple[str, ...], message: str) -> None:
@@ -192,11 +224,11 @@ def test_a_damaged_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
     import shutil
 
     shutil.copytree(folder / "bundle", tmp_path / "bundle")
-    graph = tmp_path / "bundle" / "encoder.onnx"
+    graph = tmp_path / "bundle" / "tensors.safetensors"
     data = bytearray(graph.read_bytes())
     data[len(data) // 2] ^= 1
     graph.write_bytes(data)
-    assert "encoder.onnx" in millirec("recommend", tmp_path / "bundle", "--items", "i1", code=2).stderr
+    assert "tensors.safetensors" in millirec("recommend", tmp_path / "bundle", "--items", "i1", code=2).stderr
 
 
 def test_help_and_version_need_no_torch() -> None:

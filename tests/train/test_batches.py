@@ -40,6 +40,21 @@ def test_a_batch_asks_for_the_next_item_at_its_time() -> None:
     assert (batch.inputs.now > batch.inputs.times.max(1)).all()
 
 
+@pytest.mark.parametrize("windows", ["newest", "all"])
+def test_a_batch_says_where_its_targets_stand(windows: str) -> None:
+    dataset = cycle()  # held-out events stand between the training events of users
+    sequences = TrainingSequences(dataset, 3, windows)
+    seen = []
+    for spans in sequences.plan(7, generator(0, 1, 0)):
+        batch = sequences.batch(spans)
+        there = batch.targets > 0
+        assert (dataset.sequences.items[batch.places[there]] == batch.targets[there]).all()
+        assert (batch.places[~there] == 0).all()
+        seen += batch.places[there].tolist()
+    assert len(set(seen)) == len(seen) == 40 * (3 if windows == "newest" else 6)
+    assert (dataset.sequences.roles[seen] == TRAIN).all()
+
+
 def test_batches_hold_like_lengths() -> None:
     sequences = TrainingSequences(long_log(), 40)
     spreads = [np.ptp(np.diff(spans)) for spans in sequences.plan(10, generator(0, 1, 0))]

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -12,6 +13,7 @@ from millirec.data.split import GlobalTime, LeaveLastOut, split
 from millirec.models.base import SequenceModel
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, build
+from millirec.models.layers.table import Hashed, LowRank, Product, TableConfig
 from millirec.models.sasrec import SASRecConfig
 from millirec.train.evaluate import evaluate
 from millirec.train.fine_tune import Earlier, WarmStart, fine_tune, grown
@@ -120,6 +122,35 @@ def test_every_sequence_model_can_be_started_warm(config: ModelConfig) -> None:
     made = fine_tune(earlier, data, SHORT, MACHINE, Silent())
     assert made.network() is not None
     assert len(made.catalog) == 15
+
+
+@pytest.mark.parametrize(
+    "table", [Product(codes=4), LowRank(rank=3), Hashed(buckets=7), Hashed(buckets=8, way="multi")], ids=repr
+)
+def test_every_table_can_be_started_warm(table: TableConfig) -> None:
+    """Old items keep their vectors, and a new one of a product table the codes nearest to those beside it."""
+    model = msgspec.structs.replace(TINY, table=table)
+    checkpoint = fit(split(circle(12), LeaveLastOut()), model, SHORT, MACHINE, Silent())
+    data = extended(split(circle(15, 86_400), LeaveLastOut()), checkpoint.catalog)
+    earlier = Earlier(checkpoint, model, WarmStart(checkpoint="", noise=0.0, new_rows="mean"))
+    network = build(model, 15)
+    network.load_state_dict(grown(earlier, network.state_dict(), data, seed=1))
+    before, after = (n.item.vectors().detach() for n in (checkpoint.network(), network))
+    assert torch.equal(after[1:13], before[1:13])
+    assert after.shape == (16, 16)
+    if isinstance(table, Product):
+        parts, wanted = network.item.centroids.detach(), before[1:].mean(0).view(4, 1, 4)
+        nearest = parts.gather(1, (parts - wanted).norm(dim=2).argmin(1)[:, None, None].expand(-1, -1, 4)).flatten()
+        assert torch.equal(after[13:], nearest.expand(3, -1))
+    assert len(fine_tune(earlier, data, SHORT, MACHINE, Silent()).catalog) == 15
+
+
+def test_rows_that_share_numbers_cannot_be_frozen(tmp_path: Path) -> None:
+    model = msgspec.structs.replace(TINY, table=LowRank(rank=3))
+    fit(split(circle(12), LeaveLastOut()), model, SHORT, MACHINE, Silent()).save(tmp_path / "old")
+    config = WarmStart(checkpoint=str(tmp_path / "old"), frozen_epochs=1)
+    with pytest.raises(ConfigError, match=r"\$\.warm_start\.frozen_epochs: .*'low-rank'"):
+        Earlier.open(config, model)
 
 
 def test_a_resumed_fine_tuning_ends_as_an_unbroken_one(old: Checkpoint, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from millirec.train.batches import TrainingSequences
 from millirec.train.journal import Silent
 from millirec.train.losses import BCE, GBCE, FullSoftmax, InBatchSoftmax, LossConfig, SampledSoftmax
 from millirec.train.machine import Machine
-from millirec.train.objective import Objective
+from millirec.train.objective import Objective, Wanted
 from millirec.train.trainer import TrainConfig, Trainer
 from tests.logs import cycle, dataset_of
 
@@ -84,7 +84,7 @@ def loss_and_gradient(
     sequences, rng = TrainingSequences(dataset, 8), np.random.default_rng(0)
     batch = sequences.batch(sequences.plan(5, rng)[0])
     objective = Objective(loss, dataset, DEVICE, rows_only=rows_only)
-    value = objective(model, Inputs.of(batch.inputs), torch.from_numpy(batch.targets), np.random.default_rng(0))
+    value = objective(model, Inputs.of(batch.inputs), Wanted.of(batch), np.random.default_rng(0))
     value.backward()
     return value.detach(), model.inner.item.weight.grad, model.asked
 

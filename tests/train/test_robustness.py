@@ -10,6 +10,7 @@ from millirec.models.base import SequenceModel
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, build
 from millirec.models.item_knn import ItemKNNConfig
+from millirec.models.layers.table import Product
 from millirec.models.sasrec import SASRecConfig
 from millirec.train.evaluate import evaluate
 from millirec.train.fit import fit
@@ -97,6 +98,13 @@ def test_a_model_without_vectors_meets_noise_only(report: Robustness) -> None:
     kinds = {kind for kind, _ in figures(report, "knn")}
     assert kinds == {"clean", "drop", "swap", "inject"}
     assert all(0 <= o.ndcg_10.low <= o.ndcg_10.value <= o.ndcg_10.high <= 1 for o in report.outcomes)
+
+
+def test_items_that_share_numbers_meet_noise_only() -> None:
+    product = SASRecConfig(embedding_dim=16, blocks=1, heads=1, max_length=8, table=Product(codes=4))
+    found = measured({"product": learned(product, 1)}, Conditions(epsilons=(0.5,), shares=(0.4,), pgd_steps=1))
+    assert found.without_vectors == ["product"]
+    assert {kind for kind, _ in figures(found, "product")} == {"clean", "drop", "swap", "inject"}
 
 
 @pytest.mark.parametrize("config", SEQUENCE_MODELS, ids=lambda config: type(config).__name__)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from millirec.data.dataset import CONTEXT, TRAIN
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.models.config import build
 from millirec.models.gru4rec import GRU4RecConfig
@@ -156,6 +157,17 @@ def test_progress_of_other_settings_is_refused(tmp_path: Path) -> None:
     train(tmp_path / "progress", config)
     with pytest.raises(ArtifactError, match="other settings"):
         train(tmp_path / "progress", TrainConfig(epochs=2), resume=True)
+
+
+def test_progress_of_another_training_part_is_refused(tmp_path: Path) -> None:
+    """Thinned, a data set has the same fingerprint and the same protocol."""
+    config, machine, dataset = TrainConfig(epochs=1), Machine(threads=1), cycle()
+    roles = np.where((dataset.interactions.users == 1) & (dataset.roles == TRAIN), CONTEXT, dataset.roles)
+    thinned = dataset.with_roles(roles.astype(np.uint8), dataset.protocol)
+    Trainer(build(TINY, 12), thinned, 8, config, machine).run(tmp_path / "progress", Silent())
+    Trainer(build(TINY, 12), thinned, 8, config, machine).run(tmp_path / "progress", Silent(), resume=True)
+    with pytest.raises(ArtifactError, match="other settings"):
+        Trainer(build(TINY, 12), dataset, 8, config, machine).run(tmp_path / "progress", Silent(), resume=True)
 
 
 def test_damaged_progress_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from millirec.data.errors import ConfigError
 if TYPE_CHECKING:
     from millirec.data.audit import Leak
     from millirec.data.dataset import Dataset
+    from millirec.data.split import Targets
     from millirec.metrics.summary import Figure
     from millirec.train.compare import Contrast
     from millirec.train.evaluate import Evaluation, Ranks
@@ -31,6 +32,13 @@ def evaluate(
     compare: Annotated[
         bool, typer.Option("--compare", help="Two or more on the same targets: paired differences, p-values.")
     ] = False,
+    ensemble: Annotated[
+        str | None,
+        typer.Option(
+            metavar="equal|fitted",
+            help="Compare also the mixture of the checkpoints, equal or as fits the validation part best.",
+        ),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A run's TOML that says where the data is now.")
     ] = None,
@@ -47,8 +55,10 @@ def evaluate(
     if part not in ("test", "validation"):
         raise ConfigError(f"--part {part}", "use test or validation")
     opened = [Artifact.open(path) for path in artifacts]
-    if compare:
-        _compare(opened, config, part, json=json)
+    if ensemble is not None:
+        _check_ensemble(opened, ensemble, part)
+    if compare or ensemble is not None:
+        _compare(opened, config, part, ensemble, json=json)
         return
     results = [result for artifact in opened for result in _evaluate(artifact, config, part)]
     if json:
@@ -116,11 +126,25 @@ def _evaluate(artifact: Artifact, config: Path | None, part: str) -> "list[Evalu
     return results
 
 
-def _compare(artifacts: list[Artifact], config: Path | None, part: str, *, json: bool) -> None:
+def _check_ensemble(artifacts: list[Artifact], ensemble: str, part: str) -> None:
+    if ensemble not in ("equal", "fitted"):
+        raise ConfigError(f"--ensemble {ensemble}", "use equal or fitted")
+    if len(artifacts) < 2:
+        raise ConfigError("--ensemble with one artifact", "give two or more")
+    bundles = [str(artifact.path) for artifact in artifacts if artifact.bundled]
+    if bundles:
+        raise ConfigError(f"--ensemble: {bundles[0]} is a bundle, which gives lists only", "give checkpoints")
+    if ensemble == "fitted" and part == "validation":
+        raise ConfigError(
+            "--ensemble fitted --part validation measures weights on what they were fitted to", "measure the test part"
+        )
+
+
+def _compare(artifacts: list[Artifact], config: Path | None, part: str, ensemble: str | None, *, json: bool) -> None:
     if len(artifacts) < 2:
         raise ConfigError("--compare with one artifact", "give two or more")
     alike(artifacts)
-    results = [_compared(artifacts, dataset, part) for dataset in _protocols(artifacts[0].data(config))]
+    results = [_compared(artifacts, dataset, part, ensemble) for dataset in _protocols(artifacts[0].data(config))]
     if json:
         print_json(results)
         return
@@ -128,19 +152,22 @@ def _compare(artifacts: list[Artifact], config: Path | None, part: str, *, json:
         _show_compared(result, part)
 
 
-def _compared(artifacts: list[Artifact], dataset: "Dataset", part: str) -> dict[str, Any]:
-    """Figures of each and the contrasts of all pairs, under one protocol."""
+def _compared(artifacts: list[Artifact], dataset: "Dataset", part: str, ensemble: str | None) -> dict[str, Any]:
+    """Figures of each, and of their ensemble, and the contrasts of all pairs, under one protocol."""
     from millirec.data.split import targets
     from millirec.train.compare import contrasts
     from millirec.train.evaluate import summarised
 
     repeats = artifacts[0].repeats
     asked = targets(dataset, _role(part), repeats=repeats)
+    mixed = None if ensemble is None else _mixed(artifacts, dataset, asked, ensemble)
     ranked = [artifact.rank(dataset, _role(part), asked) for artifact in artifacts]
     ranks = [own for own, _ in ranked]
     if any(artifact.bundled for artifact in artifacts):
         ranks = [_as_shown(own, len(dataset.items)) for own in ranks]
     names = [str(artifact.path) for artifact in artifacts]
+    if mixed is not None:
+        ranks, ranked, names = [*ranks, mixed[0]], [*ranked, ranked[0]], [*names, mixed[1]]
     evaluations = [
         summarised(own, dataset, asked, counts, repeats=repeats) for own, (_, counts) in zip(ranks, ranked, strict=True)
     ]
@@ -151,6 +178,20 @@ def _compared(artifacts: list[Artifact], dataset: "Dataset", part: str) -> dict[
         "evaluations": evaluations,
         "differences": differences,
     }
+
+
+def _mixed(artifacts: list[Artifact], dataset: "Dataset", asked: "Targets", mixing: str) -> "tuple[Ranks, str]":
+    """The ranks of the ensemble, and a name that tells its weights."""
+    from millirec.models.checkpoint import Checkpoint
+    from millirec.train.ensemble import Ensemble, fitted_weights
+    from millirec.train.evaluate import rank_targets
+
+    members, repeats = [Checkpoint.load(artifact.path) for artifact in artifacts], artifacts[0].repeats
+    ensemble = Ensemble(members)
+    if mixing == "fitted":
+        ensemble = Ensemble(members, fitted_weights(ensemble, dataset, repeats=repeats))
+    ranks = rank_targets(ensemble, dataset, asked, ensemble.max_length, keep_seen=repeats)
+    return ranks, "ensemble, {} weights {}".format(mixing, " ".join(f"{weight:.3f}" for weight in ensemble.weights))
 
 
 def _as_shown(ranks: "Ranks", n_items: int) -> "Ranks":

@@ -66,7 +66,7 @@ def _measure(
 
 def _show(report: "Robustness", part: str) -> None:
     for name in report.without_vectors:
-        note(f"{name}: fitted at once, so there are no item vectors to be perturbed")
+        note(f"{name}: no item has a vector of its own that could be perturbed")
     title = f"{part}: {report.protocol}, {report.n_targets:,} targets of {report.n_users:,} users"
     columns = ["checkpoint", "condition", "NDCG@10", "95 % interval", "HR@10", "kept"]
     table(title, columns, [_row(outcome) for outcome in report.outcomes])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from millirec.cli.console import TrainingBar, note, print_json, table
 from millirec.data.errors import ConfigError
@@ -12,6 +13,7 @@ from millirec.data.errors import ConfigError
 if TYPE_CHECKING:
     from millirec.config import RunConfig
     from millirec.data.dataset import Dataset
+    from millirec.data.thin import ThinConfig, ThinReport
     from millirec.train.fine_tune import Earlier
 
 
@@ -30,27 +32,27 @@ def train(
 ) -> None:
     """Train a model: reads the log, splits it, audits the split, trains, and measures the test part.
 
-    Writes runs/NAME/checkpoint (the model), metrics.json (the figures) and run.toml (the config in full).
+    Writes runs/NAME/checkpoint (the model), metrics.json (the figures) and run.toml (the config in full); with [thin]
+    also thin.json (what was left out of training).
     """
     from millirec.cli.allocator import use_fast_allocator
-    from millirec.config import dumps, load
+    from millirec.config import load
 
     use_fast_allocator()
     run = load(config)
     folder = Path(run.out) / run.name
-    earlier = _ready(run)
+    earlier = ready(run)
     _make_room(folder, resume=resume, force=force)
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = _read(run, folder, on_error, earlier)
-    (folder / "run.toml").write_text(dumps(run), encoding="utf-8")
-    metrics = _train(run, dataset, folder, earlier, resume=resume)
+    dataset = read_split(run, folder, on_error, earlier)
+    metrics = learn(run, dataset, folder, earlier, resume=resume)
     if json:
         print_json(metrics)
     else:
         _show(metrics, folder)
 
 
-def _ready(run: "RunConfig") -> "Earlier | None":
+def ready(run: "RunConfig") -> "Earlier | None":
     """Refuses what cannot work on this machine before any data is read; the checkpoint of a warm start."""
     from millirec.train.fine_tune import Earlier
 
@@ -66,9 +68,10 @@ def _make_room(folder: Path, *, resume: bool, force: bool) -> None:
     if not resume:
         for name in ("progress", "checkpoint", "tensorboard"):
             shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / "thin.json").unlink(missing_ok=True)
 
 
-def _read(run: "RunConfig", folder: Path, on_error: str, earlier: "Earlier | None") -> "Dataset":
+def read_split(run: "RunConfig", folder: Path, on_error: str, earlier: "Earlier | None") -> "Dataset":
     """The split and audited data; leaks are told before any time is spent, and stand in metrics.json."""
     from millirec.cli.evaluate import report_leaks
     from millirec.data.audit import audit
@@ -85,6 +88,8 @@ def _read(run: "RunConfig", folder: Path, on_error: str, earlier: "Earlier | Non
         dataset = split(dataset, run.split)
     if earlier is not None:
         dataset = extended(dataset, earlier.checkpoint.catalog)
+    if run.thin is not None:
+        dataset = _thinned(dataset, run.thin, folder)
     report_leaks(audit(dataset, repeats=run.train.repeats))
     note(
         f"{len(dataset.interactions):,} events, {len(dataset.users):,} users, "
@@ -93,17 +98,44 @@ def _read(run: "RunConfig", folder: Path, on_error: str, earlier: "Earlier | Non
     return dataset
 
 
-def _train(
-    run: "RunConfig", dataset: "Dataset", folder: Path, earlier: "Earlier | None", *, resume: bool
-) -> dict[str, Any]:
+def _thinned(dataset: "Dataset", config: "ThinConfig", folder: Path) -> "Dataset":
+    """Fewer training events; what was left out is told, and stands in thin.json."""
     import msgspec
 
+    from millirec.data.thin import thin
+
+    dataset, report = thin(dataset, config)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "thin.json").write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=1))
+    for line in thin_lines(report):
+        note(line)
+    return dataset
+
+
+def thin_lines(report: "ThinReport") -> list[str]:
+    """What was left out of training and why, in words."""
+    kept = f"{report.events_kept:,} of {report.events:,} training events"
+    lines = [f"thinned: {kept} of {report.users_kept:,} of {report.users:,} users are left"]
+    for out in report.left_out:
+        example = f" (such as {out.example})" if out.example else ""
+        lines.append(f"  {out.reason}: {out.events:,} events of {out.users:,} users: {out.explanation}{example}")
+    return [escape(line) for line in lines]
+
+
+def learn(
+    run: "RunConfig", dataset: "Dataset", folder: Path, earlier: "Earlier | None", *, resume: bool
+) -> dict[str, Any]:
+    """Train and measure; writes run.toml, checkpoint and metrics.json into `folder`. Returns the metrics."""
+    import msgspec
+
+    from millirec.config import dumps
     from millirec.data.dataset import TEST
     from millirec.train.evaluate import evaluate
     from millirec.train.fine_tune import fine_tune
     from millirec.train.fit import fit
     from millirec.train.journal import TensorBoard
 
+    (folder / "run.toml").write_text(dumps(run), encoding="utf-8")
     with TrainingBar() as bar:
         journal, progress = TensorBoard(folder / "tensorboard", bar), folder / "progress"
         how = (run.train, run.machine, journal)
@@ -112,7 +144,10 @@ def _train(
         else:
             checkpoint = fine_tune(earlier, dataset, *how, progress=progress, resume=resume)
     provenance = msgspec.structs.replace(
-        checkpoint.provenance, source=msgspec.to_builtins(run.data), split=msgspec.to_builtins(run.split)
+        checkpoint.provenance,
+        source=msgspec.to_builtins(run.data),
+        split=msgspec.to_builtins(run.split),
+        thin=msgspec.to_builtins(run.thin) or {},
     )
     checkpoint = checkpoint.with_provenance(provenance)
     checkpoint.save(folder / "checkpoint")

@@ -95,7 +95,7 @@ def item_table(network: nn.Module) -> Tensor:
     if not isinstance(item, nn.Embedding):
         raise ConfigError(
             f"$.train.adversarial: {type(network).__name__} has no item vectors that could be perturbed",
-            "leave it out, or choose a sequence model",
+            "leave it out, or choose a sequence model with $.model.table.kind = 'dense'",
         )
     return item.weight
 

@@ -15,10 +15,14 @@ Spans = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
-    """`inputs` (B, L) and, for each of their places, the next item: `targets` int64 (B, L), 0 = none."""
+    """`inputs` (B, L) and, for each of their events, the next item: `targets` int64 (B, L), 0 = none.
+
+    `places` int64 (B, L): where each target stands in `dataset.sequences`; 0 where there is none.
+    """
 
     inputs: Batch
     targets: NDArray[np.int64]
+    places: NDArray[np.int64]
 
 
 class TrainingSequences:
@@ -36,7 +40,7 @@ class TrainingSequences:
     ) -> None:
         seq = dataset.sequences
         train = seq.roles == TRAIN
-        self.items, self.times = seq.items[train], seq.times[train]
+        self.items, self.times, self.places = seq.items[train], seq.times[train], np.flatnonzero(train)
         counts = np.bincount(seq.users[train], minlength=len(dataset.users) + 1)
         self.stops = np.cumsum(counts)
         self.starts = self.stops - counts
@@ -64,10 +68,11 @@ class TrainingSequences:
         times = [self.times[start:stop] for start, stop in spans]
         asked_at = self.times[spans[:, 1] - 1]
         inputs = encode([row[:-1] for row in items], [row[:-1] for row in times], self.max_length, asked_at)
-        targets = np.zeros(inputs.items.shape, np.int64)
-        for i, row in enumerate(items):
+        targets, places = np.zeros(inputs.items.shape, np.int64), np.zeros(inputs.items.shape, np.int64)
+        for i, (row, (start, stop)) in enumerate(zip(items, spans, strict=True)):
             targets[i, : len(row) - 1] = row[1:] if self.since is None else row[1:] * (times[i][1:] > self.since)
-        return TrainBatch(inputs, targets)
+            places[i, : len(row) - 1] = self.places[start + 1 : stop]
+        return TrainBatch(inputs, targets, places)
 
     def _newest(self) -> Spans:
         stops = self.stops[self.users]

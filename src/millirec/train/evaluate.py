@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from millirec.data.audit import Leak, audit
-from millirec.data.dataset import Dataset, Sequences
+from millirec.data.dataset import Dataset
 from millirec.data.encode import encode
 from millirec.data.errors import ArtifactError, DataError
 from millirec.data.split import Targets, targets
@@ -59,9 +59,9 @@ def rank_targets(
     ranks = np.zeros(len(asked), np.int64)
     top = np.zeros((len(asked), k), np.int32)
     with torch.inference_mode():
-        for which in _batches(asked, length, n_items):
+        for which, inputs in questions(dataset, asked, length, device):
             places, starts = asked.places[which], asked.starts[which]
-            scores = _score(model, seq, places, starts, length, device)
+            scores = _score(model, inputs)
             if not keep_seen:
                 _hide_seen(scores, seq.items, places, starts)
             target = torch.from_numpy(seq.items[places].astype(np.int64)).to(device)
@@ -69,6 +69,21 @@ def rank_targets(
             if k:
                 top[which] = scores.topk(k, dim=1).indices.int().cpu().numpy()
     return Ranks(ranks, top, seq.users[asked.places], asked.n_repeats, asked.n_cold)
+
+
+def questions(
+    dataset: Dataset, asked: Targets, length: int, device: torch.device
+) -> Iterator[tuple[NDArray[np.int64], Inputs]]:
+    """Which of the targets, int64 (b,), and what a model is given to find them, batch by batch.
+
+    Given are the newest `length` events before a target, and the time at which it comes.
+    """
+    seq = dataset.sequences
+    for which in _batches(asked, length, len(dataset.items)):
+        places, starts = asked.places[which], asked.starts[which]
+        spans = [slice(max(start, place - length), place) for start, place in zip(starts, places, strict=True)]
+        items, times = [seq.items[span] for span in spans], [seq.times[span] for span in spans]
+        yield which, Inputs.of(encode(items, times, length, now=seq.times[places]), device)
 
 
 def sample_targets(dataset: Dataset, role: int, limit: int, *, repeats: bool, seed: int) -> Targets:
@@ -105,18 +120,8 @@ def _batches(asked: Targets, length: int, n_items: int) -> Iterator[NDArray[np.i
         at += size
 
 
-def _score(
-    model: SequenceModel | Ranker,
-    seq: Sequences,
-    places: NDArray[np.int64],
-    starts: NDArray[np.int64],
-    length: int,
-    device: torch.device,
-) -> Tensor:
-    spans = [slice(max(start, place - length), place) for start, place in zip(starts, places, strict=True)]
-    items, times = [seq.items[span] for span in spans], [seq.times[span] for span in spans]
-    batch = encode(items, times, length, now=seq.times[places])
-    scores = catalog_scores(model, Inputs.of(batch, device)).float().clone()
+def _score(model: SequenceModel | Ranker, inputs: Inputs) -> Tensor:
+    scores = catalog_scores(model, inputs).float().clone()
     scores[:, 0] = -torch.inf
     return scores.nan_to_num_(nan=-torch.inf, posinf=None, neginf=-torch.inf)
 

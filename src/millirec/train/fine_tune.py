@@ -15,9 +15,11 @@ from millirec.data.dataset import TRAIN, Dataset
 from millirec.data.errors import ArtifactError, ConfigError, DataError
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, build, max_length
+from millirec.models.layers.table import ProductTable
 from millirec.train.fit import learned, validated
 from millirec.train.journal import Journal
 from millirec.train.machine import Machine, generator
+from millirec.train.trainable import check_dense, check_trainable
 from millirec.train.trainer import Start, TrainConfig, Trainer
 
 _NEW_ROWS = 12  # stream of random numbers
@@ -72,6 +74,8 @@ class Earlier:
                     f"$.model.{name} = {own[name]!r}, but it is {old.get(name)!r} in $.warm_start.checkpoint",
                     "make them equal, or leave [warm_start] out to train anew",
                 )
+        if config.frozen_epochs:
+            check_dense(model, "$.warm_start.frozen_epochs")
         return cls(checkpoint, model, config)
 
 
@@ -90,6 +94,7 @@ def fine_tune(
     The metrics tell the validation figure from before as well. Raises ArtifactError when the data's rows do not begin
     with the checkpoint's, DataError when there is nothing new to learn from.
     """
+    check_trainable(earlier.model, train)
     old, device = earlier.checkpoint, machine.prepare()
     if dataset.items.vocabulary.ids[: len(old.catalog)] != old.catalog.vocabulary.ids:
         raise ArtifactError("the data's item rows do not begin with the checkpoint's", "use data.extend.extended")
@@ -114,8 +119,8 @@ def fine_tune(
 def grown(earlier: Earlier, fresh: dict[str, Tensor], dataset: Dataset, seed: int) -> dict[str, Tensor]:
     """The checkpoint's parameters over the rows of a larger catalogue, in the shapes of `fresh`.
 
-    A parameter with a row for each item keeps its old rows bit for bit and gets new ones behind them. Raises
-    ArtifactError when one has another shape.
+    A parameter with a row for each item keeps its old rows bit for bit and gets new ones behind them: numbers, or the
+    codes that come nearest to such numbers. Raises ArtifactError when one has another shape.
     """
     old, out = earlier.checkpoint, {}
     n_old, n_new = len(old.catalog), len(dataset.items)
@@ -126,7 +131,11 @@ def grown(earlier: Earlier, fresh: dict[str, Tensor], dataset: Dataset, seed: in
             out[name] = have.clone()
         elif have is not None and len(have) == n_old + 1 and value.shape == (n_new + 1, *have.shape[1:]):
             rng = generator(seed, _NEW_ROWS, i)
-            out[name] = torch.cat([have, _new_rows(have, n_new - n_old, beside, earlier.config.noise, rng)])
+            item = _product_table(old) if name == "item.codes" else None
+            rows = _new_rows(have if item is None else item.vectors(), n_new - n_old, beside, earlier.config.noise, rng)
+            out[name] = torch.cat([have, rows if item is None else item.coded(rows)])
+        elif have is not None and name == "item.second":  # of a hashed table: more quotients
+            out[name] = torch.cat([have, value[len(have) :]])
         else:
             shape = None if have is None else tuple(have.shape)
             raise ArtifactError(
@@ -134,6 +143,12 @@ def grown(earlier: Earlier, fresh: dict[str, Tensor], dataset: Dataset, seed: in
                 "train anew without [warm_start]",
             )
     return out
+
+
+def _product_table(checkpoint: Checkpoint) -> ProductTable | None:
+    """The item table of a checkpoint, where new rows need codes."""
+    item = checkpoint.network().requires_grad_(False).item
+    return item if isinstance(item, ProductTable) else None
 
 
 def _new_rows(have: Tensor, n: int, beside: NDArray[np.int64], noise: float, rng: np.random.Generator) -> Tensor:

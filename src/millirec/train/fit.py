@@ -15,8 +15,10 @@ from millirec.models.checkpoint import Checkpoint, Provenance, Step
 from millirec.models.config import ModelConfig, build, max_length
 from millirec.train.adversarial import item_table
 from millirec.train.evaluate import ndcg_at_10, rank_targets
+from millirec.train.item_codes import prepare_table
 from millirec.train.journal import Journal
 from millirec.train.machine import Machine
+from millirec.train.trainable import check_trainable
 from millirec.train.trainer import TrainConfig, Trainer
 
 
@@ -35,9 +37,11 @@ def fit(
     `progress` is the folder in which a resumable state is kept. The checkpoint's provenance names data and
     protocol by hash; the caller adds the settings that read them again.
     """
+    check_trainable(model, train)
     device = machine.prepare()
     network = build(model, len(dataset.items)).to(device)
     if not isinstance(network, ClosedForm):
+        prepare_table(network, dataset, machine.seed)
         return learned(Trainer(network, dataset, max_length(model), train, machine), model, journal, progress, resume)
     if train.adversarial is not None:
         item_table(network)  # refuses by name

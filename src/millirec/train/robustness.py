@@ -98,7 +98,7 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Robustness(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole report. `without_vectors` names checkpoints that have no item vectors to be perturbed."""
+    """The whole report. `without_vectors` names checkpoints without a table of item vectors to be perturbed."""
 
     protocol: str
     n_targets: int
@@ -151,7 +151,7 @@ class _Subject:
     def under(self, conditions: Conditions) -> dict[Condition, Values]:
         """NDCG@10 and HR@10 of every target under every condition that the model knows."""
         network = self.checkpoint.network()
-        table = item_table(network) if isinstance(network, SequenceModel) else None
+        table = item_table(network) if isinstance(getattr(network, "item", None), nn.Embedding) else None
         clean = None if table is None else self._ascent(network, table)
         out = {}
         for condition in conditions.all():

@@ -18,7 +18,7 @@ def sparse_items(network: nn.Module) -> None:
     if not isinstance(item, nn.Embedding):
         raise ConfigError(
             f"$.train.sparse_rows: {type(network).__name__} has no item vectors that are looked up by row",
-            "leave it out, or choose a sequence model",
+            "leave it out, or choose a sequence model with $.model.table.kind = 'dense'",
         )
     item.sparse = True
 

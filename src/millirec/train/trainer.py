@@ -11,7 +11,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from millirec.data.dataset import VALIDATION, Dataset
+from millirec.data.dataset import CONTEXT, VALIDATION, Dataset
 from millirec.data.errors import ConfigError, DataError, MillirecError
 from millirec.models.base import Inputs, SequenceModel
 from millirec.train import progress as saved
@@ -22,7 +22,7 @@ from millirec.train.config import TrainConfig
 from millirec.train.evaluate import ndcg_at_10, rank_targets, sample_targets
 from millirec.train.journal import Journal
 from millirec.train.machine import Machine, autocast, generator
-from millirec.train.objective import Objective
+from millirec.train.objective import BatchLoss, Objective, Wanted
 from millirec.train.rows import RowAdam, clip_gradients, sparse_items
 from millirec.train.schedule import learning_rate
 
@@ -64,6 +64,7 @@ class Trainer:
 
     Every random number is a function of the seed and of the epoch, save for dropout, whose generator is stored
     with the progress: a killed run that resumes takes the very steps that the unbroken run would have taken.
+    An `objective` stands in the place of the one that `config.loss` describes.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Trainer:
         config: TrainConfig,
         machine: Machine,
         start: Start | None = None,
+        objective: BatchLoss | None = None,
     ) -> None:
         self.dataset, self.config, self.machine, self.max_length = dataset, config, machine, max_length
         self.device, self.start = machine.prepare(), start
@@ -83,7 +85,9 @@ class Trainer:
         self.network: nn.Module = network.to(self.device)
         self.sequences = _sequences(dataset, max_length, config, start)
         self.optimizer = self._optimizer()
-        self.objective = Objective(config.loss, dataset, self.device, rows_only=config.sparse_rows)
+        self.objective: BatchLoss = objective or Objective(
+            config.loss, dataset, self.device, rows_only=config.sparse_rows
+        )
         self.adversary = None if config.adversarial is None else Adversary(config.adversarial, self.network)
         self.average = WeightAverage(self.network, config.ema) if config.ema else None
         self._frozen = _FrozenRows(item_table(self.network), start.old_rows) if start and start.frozen_epochs else None
@@ -144,7 +148,7 @@ class Trainer:
     def _backward(self, batch: TrainBatch, share: float, number: int) -> float:
         """Add the gradients of a batch with this share in the step; returns its part of the loss."""
         inputs = Inputs.of(batch.inputs, self.device)
-        wanted = torch.from_numpy(batch.targets).to(self.device)
+        wanted = Wanted.of(batch, self.device)
         seed, epoch = self.machine.seed, self.progress.epoch
 
         def loss_of() -> Tensor:
@@ -248,6 +252,9 @@ class Trainer:
     def _key(self) -> str:
         shapes = {name: list(value.shape) for name, value in self.network.state_dict().items()}
         course: list[Any] = [self.config, self.machine.seed, self.max_length, self.dataset.fingerprint, self.start]
+        course += [self.objective.key] if self.objective.key else []
+        if (self.dataset.roles == CONTEXT).any():  # thinned: the protocol does not tell which events are left
+            course.append(hashlib.sha256(self.dataset.roles.tobytes()).hexdigest())
         return hashlib.sha256(msgspec.json.encode([*course, self.dataset.protocol, shapes])).hexdigest()
 
 

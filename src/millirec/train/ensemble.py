@@ -1,0 +1,109 @@
+"""`Ensemble`: several networks as one ranker, by the mixture of what they expect."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from millirec.data.dataset import VALIDATION, Dataset
+from millirec.data.errors import ArtifactError, ConfigError
+from millirec.data.split import targets
+from millirec.models.base import Inputs, SequenceModel, catalog_scores
+from millirec.models.checkpoint import Checkpoint
+from millirec.models.config import max_length
+from millirec.train.evaluate import questions
+
+Mixing = Literal["equal", "fitted"]
+
+_ROUNDS, _STILL = 10_000, 1e-7  # of expectation and maximisation, and the step at which they end
+
+
+class Ensemble(nn.Module):
+    """The weighted mean of the softmaxes of several checkpoints. It is a `Ranker`.
+
+    Scores are the logarithms of that mean: each member's logits have a scale of their own, its softmax has none.
+    `weights` (K,) sum up to 1. Each member reads as much of a history as its config says. Raises ArtifactError when
+    members know different items, ConfigError when one has no logits.
+    """
+
+    weights: Tensor
+
+    def __init__(self, members: Sequence[Checkpoint], weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        for number, member in enumerate(members):
+            if member.catalog.vocabulary.ids != members[0].catalog.vocabulary.ids:
+                raise ArtifactError(
+                    f"member {number + 1} knows other items than the first", "train all on the same data"
+                )
+        self.members = nn.ModuleList(member.network() for member in members)
+        self._lengths = [max_length(member.config) for member in members]
+        for number, network in enumerate(self.members):
+            if not isinstance(network, SequenceModel):
+                raise ConfigError(
+                    f"member {number + 1}: {type(network).__name__} gives no logits that could be mixed",
+                    "choose networks",
+                )
+        given = torch.ones(len(members)) if weights is None else torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("weights", given / given.sum())
+
+    @property
+    def max_length(self) -> int:
+        """How many events of a history are read: as many as the member that reads most does."""
+        return max(self._lengths)
+
+    def scores(self, inputs: Inputs, candidates: Tensor | None = None) -> Tensor:
+        """As `Ranker.scores`; row 0 has -inf."""
+        whole = torch.logsumexp(self.log_chances(inputs) + self.weights.log()[:, None, None], 0)
+        return whole if candidates is None else whole.gather(1, candidates.long())
+
+    def log_chances(self, inputs: Inputs) -> Tensor:
+        """What each member expects, (K, B, n_items + 1): logarithms, -inf at row 0."""
+        found = []
+        for network, length in zip(self.members, self._lengths, strict=True):
+            logits = catalog_scores(network, newest(inputs, length)).float()  # type: ignore[arg-type]
+            found.append(torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:].log_softmax(1)], 1))
+        return torch.stack(found)
+
+
+def newest(inputs: Inputs, length: int) -> Inputs:
+    """The newest `length` events of each history."""
+    width = inputs.items.shape[1]
+    if width <= length:
+        return inputs
+    first = (inputs.lengths.long() - length).clamp_min(0)
+    at = first[:, None] + torch.arange(length, device=first.device)
+    return Inputs(inputs.items.gather(1, at), inputs.lengths.clamp_max(length), inputs.times.gather(1, at), inputs.now)
+
+
+def fitted_weights(ensemble: Ensemble, dataset: Dataset, *, repeats: bool = False) -> list[float]:
+    """The weights under which the validation targets are likeliest.
+
+    By expectation and maximisation (Dempster, Laird and Rubin, 1977): the likelihood is concave in the weights, so
+    there is one best answer.
+    """
+    asked = targets(dataset, VALIDATION, repeats=repeats)
+    wanted = torch.from_numpy(dataset.sequences.items[asked.places].astype(np.int64))
+    device = ensemble.weights.device
+    chances = np.zeros((len(asked), len(ensemble.members)))
+    with torch.inference_mode():
+        for which, inputs in questions(dataset, asked, ensemble.max_length, device):
+            own = wanted[torch.from_numpy(which)].to(device)
+            found = ensemble.log_chances(inputs)[:, torch.arange(len(which), device=device), own]
+            chances[which] = found.exp().T.cpu().numpy()
+    return [float(weight) for weight in likeliest(chances)]
+
+
+def likeliest(chances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Weights (K,) of a mixture that give `chances` (t, K), those of the targets by member, the highest likelihood."""
+    chances = np.maximum(chances, 1e-30)
+    weights = np.full(chances.shape[1], 1 / chances.shape[1])
+    for _ in range(_ROUNDS):
+        parts = chances * weights
+        new: NDArray[np.float64] = (parts / parts.sum(1, keepdims=True)).mean(0)
+        if np.abs(new - weights).max() < _STILL:
+            return new
+        weights = new
+    return weights

@@ -1,0 +1,35 @@
+"""Which configs can be trained by gradient at all, and how."""
+
+import msgspec
+
+from millirec.data.errors import ConfigError
+from millirec.models.base import NetworkConfig
+from millirec.models.config import ModelConfig
+from millirec.models.layers.table import Dense, Quantized
+from millirec.train.config import TrainConfig
+
+
+def check_trainable(model: ModelConfig, train: TrainConfig) -> None:
+    """Raises ConfigError for a network of rounded numbers, and for what only a table of floats can do."""
+    if not isinstance(model, NetworkConfig):
+        return
+    if isinstance(model.table, Quantized):
+        raise ConfigError(
+            "$.model.table.kind = 'quantized' cannot be trained", "train a dense table and quantise the checkpoint"
+        )
+    if model.weights != "fp32":
+        raise ConfigError(
+            f"$.model.weights = {model.weights!r} cannot be trained", "train with fp32 and quantise the checkpoint"
+        )
+    for name in ("sparse_rows", "adversarial"):
+        if getattr(train, name):
+            check_dense(model, f"$.train.{name}")
+
+
+def check_dense(model: ModelConfig, field: str) -> None:
+    """Raises ConfigError when item vectors do not each have numbers of their own, as `field` needs."""
+    if isinstance(model, NetworkConfig) and not isinstance(model.table, Dense):
+        kind = msgspec.to_builtins(model.table)["kind"]
+        raise ConfigError(
+            f"{field}: with $.model.table.kind = {kind!r} items share their numbers", f"leave {field} out"
+        )
