@@ -149,21 +149,25 @@ def wait_until_ready(address: str) -> None:
 
 def show_live_answers(address: str, bundle: Path) -> None:
     """A visitor unknown to the model acts, and each next answer reflects the event before it."""
-    catalog = json.loads((bundle / "catalog.json").read_text())
-    titles = dict(zip(catalog["ids"], catalog["columns"].get("title", {}).get("texts", [])[1:], strict=False))
+    from millirec.data.catalog import Catalog, Text  # there once `make` has set up
+
+    catalog = Catalog.load(bundle)
+    told = catalog.features.get("title")
+    ids = catalog.vocabulary.ids
+    titles = dict(zip(ids, told.texts[1:] if isinstance(told, Text) else (), strict=False))
     print("\nA new visitor. Nothing is known, so the answer is what everybody likes:")
     show(post(address, "/recommend", {"user": "visitor", "k": 5}), titles)
-    for item in a_taste(catalog, titles):
+    for item in a_taste(ids, titles):
         post(address, "/feedback", {"event": "interaction", "user": "visitor", "item": item, "type": "view"})
         print(f"\nThe visitor watches {titles.get(item) or item}. The next answer:")
         show(post(address, "/recommend", {"user": "visitor", "k": 5}), titles)
 
 
-def a_taste(catalog: dict[str, Any], titles: dict[str, str]) -> list[str]:
+def a_taste(ids: tuple[str, ...], titles: dict[str, str]) -> list[str]:
     """Three science-fiction films where the data is MovieLens, else three items."""
     by_title = {title: item for item, title in titles.items()}
     films = ("Alien (1979)", "Terminator, The (1984)", "Blade Runner (1982)")
-    return [by_title[film] for film in films if film in by_title] or catalog["ids"][100:103]
+    return [by_title[film] for film in films if film in by_title] or list(ids[100:103])
 
 
 def show(answer: dict[str, Any], titles: dict[str, str]) -> None:

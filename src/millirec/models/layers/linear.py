@@ -1,9 +1,8 @@
 """Linear layers that compute in integers, as the operators of ONNX do.
 
-Weights are unsigned bytes about 128, with a scale for each output: on processors without dot products of bytes, sums
-of unsigned and signed bytes saturate at 16 bits, and are wrong by a third of their size; those of two unsigned ones
-are exact, and as fast. Jacob et al., "Quantization and Training of Neural Networks for Efficient
-Integer-Arithmetic-Only Inference", CVPR 2018.
+Weights are unsigned bytes about 128, with a scale for each output: on processors without dot products of bytes, sums of
+products of unsigned and signed bytes saturate at 16 bits; those of two unsigned ones are exact. Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018.
 """
 
 import torch
