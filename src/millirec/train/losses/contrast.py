@@ -4,7 +4,8 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+
+from millirec.train.losses.ready import Ready
 
 # Logits in work at a time: small enough to stay in cache, large enough for the matrix product.
 _CHUNK_ELEMENTS = 1 << 18
@@ -34,7 +35,7 @@ def contrast(hidden: Tensor, items: Tensor, wanted: Tensor, rows: Tensor, terms:
     return loss
 
 
-class _Contrast(torch.autograd.Function):
+class _Contrast(Ready):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, items: Tensor, wanted: Tensor, rows: Tensor, terms: Terms, keep: int
@@ -61,15 +62,8 @@ class _Contrast(torch.autograd.Function):
             own[span] = target * part
         score.finish(grads[1])
         grads[1].index_add_(0, wanted, own)
-        ctx.save_for_backward(*grads)
-        ctx.n = n
+        Ready.keep(ctx, *grads)
         return (total / n).to(hidden.dtype)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, items = ctx.saved_tensors  # type: ignore[attr-defined]
-        scale = grads[0] / ctx.n  # type: ignore[attr-defined]
-        return hidden * scale, items * scale, None, None, None, None
 
 
 class _Shared:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
+
+from millirec.train.losses.ready import Ready
 
 # Logits in work at a time, see contrast.py; those of the teachers lie beside those of the student.
 _CHUNK_ELEMENTS = 1 << 19
@@ -107,7 +108,7 @@ def _softmax(logits: Tensor) -> Tensor:
     return (peak - logits.amax(1).log()).sum()
 
 
-class _ChunkedSoft(torch.autograd.Function):
+class _ChunkedSoft(Ready):
     """As `softmax._ChunkedCrossEntropy`."""
 
     @staticmethod
@@ -126,15 +127,8 @@ class _ChunkedSoft(torch.autograd.Function):
             total += blend(logits, chances, wanted[span, None] - 1).double()
             torch.mm(logits, real, out=grad_hidden[span])
             grad_items[1:].addmm_(logits.T, part)
-        ctx.save_for_backward(grad_hidden, grad_items)
-        ctx.n = n
+        Ready.keep(ctx, grad_hidden, grad_items)
         return (total / n).to(hidden.dtype)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, items = ctx.saved_tensors  # type: ignore[attr-defined]
-        scale = grads[0] / ctx.n  # type: ignore[attr-defined]
-        return hidden * scale, items * scale, None, None, None
 
 
 def soft_softmax(hidden: Tensor, items: Tensor, wanted: Tensor, soft: SoftTarget, blend: Blend) -> Tensor:

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
+from millirec.train.losses.ready import Ready
 from millirec.train.losses.soft import Blend, Listed
 from millirec.train.negatives import Negatives
 
@@ -27,7 +27,7 @@ def soft_sampled_softmax(
     return loss
 
 
-class _SoftSampled(torch.autograd.Function):
+class _SoftSampled(Ready):
     """As `contrast._Contrast`. Columns of logits: listed items, the true one, negatives."""
 
     @staticmethod
@@ -53,15 +53,8 @@ class _SoftSampled(torch.autograd.Function):
             grad_items.index_add_(0, own.flatten(), (grad[:, :, None] * part[:, None, :]).flatten(0, 1))
             shared.learn(part, logits, grad_hidden[span])
         grad_items.index_add_(0, negatives.rows, shared.grad)
-        ctx.save_for_backward(grad_hidden, grad_items)
-        ctx.n = n
+        Ready.keep(ctx, grad_hidden, grad_items)
         return (total / n).to(hidden.dtype)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, items = ctx.saved_tensors  # type: ignore[attr-defined]
-        scale = grads[0] / ctx.n  # type: ignore[attr-defined]
-        return hidden * scale, items * scale, None, None, None, None
 
 
 def _column(own: Tensor, logits: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from millirec.data.errors import ConfigError
 from millirec.train.losses.contrast import contrast
+from millirec.train.losses.ready import Ready
 from millirec.train.losses.sampled import Sampled
 from millirec.train.negatives import Negatives
 
@@ -118,7 +118,7 @@ class _SoftmaxTerms:
         return loss
 
 
-class _ChunkedCrossEntropy(torch.autograd.Function):
+class _ChunkedCrossEntropy(Ready):
     """Mean cross-entropy of `hidden @ items.T`, with the gradient computed in the same pass over the logits.
 
     As `contrast`, but the target has no column of its own.
@@ -142,15 +142,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             out.scatter_(1, target, chosen - 1)
             torch.mm(out, items, out=grad_hidden[start : start + rows])
             grad_items.addmm_(out.T, part)
-        ctx.save_for_backward(grad_hidden, grad_items)
-        ctx.n = n
+        Ready.keep(ctx, grad_hidden, grad_items)
         return (total / n).to(hidden.dtype)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        grad_hidden, grad_items = ctx.saved_tensors  # type: ignore[attr-defined]
-        scale = grads[0] / ctx.n  # type: ignore[attr-defined]
-        return grad_hidden * scale, grad_items * scale, None
 
 
 def full_softmax(hidden: Tensor, items: Tensor, targets: Tensor) -> Tensor:
