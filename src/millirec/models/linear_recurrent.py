@@ -22,7 +22,7 @@ from millirec.models.layers.dropout import Dropout
 from millirec.models.layers.parts import Group, Part, Slice, Structure, columns, item_columns, outputs, rows, with_width
 from millirec.models.layers.recurrence import memory, mix, mix_chunked, mix_step
 from millirec.models.layers.scale import user_side
-from millirec.models.layers.sizes import feed_forward_of, head_dim_of, head_size, hidden_size
+from millirec.models.layers.sizes import Sizes, head_size, hidden_size
 from millirec.models.layers.table import item_table, output_vectors
 
 _STATE_BYTES = 8192
@@ -93,16 +93,8 @@ class LinearRecurrentConfig(NetworkConfig, frozen=True, kw_only=True, tag_field=
 
     def shrunk(self, counts: Mapping[str, int], blocks: Sequence[int]) -> "LinearRecurrentConfig":
         """As `NetworkConfig.shrunk`."""
-        width, heads = counts.get("width", self.embedding_dim), counts.get("heads", self.heads)
-        return replace(
-            self,
-            embedding_dim=width,
-            blocks=len(blocks),
-            heads=heads,
-            key_dim=counts.get("keys", self.key_dim),
-            head_dim=head_dim_of(width, heads, self.head_size),
-            feed_forward=feed_forward_of(width, counts.get("feed_forward", self.neurons)),
-        )
+        sizes = Sizes(self.embedding_dim, self.heads, self.head_size, self.neurons).shrunk(counts)
+        return replace(self, blocks=len(blocks), key_dim=counts.get("keys", self.key_dim), **sizes)
 
 
 def _heads(block: str, config: LinearRecurrentConfig) -> Group:

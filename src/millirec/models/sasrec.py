@@ -19,7 +19,7 @@ from millirec.models.layers.checks import check_sequence
 from millirec.models.layers.dropout import Dropout
 from millirec.models.layers.parts import Structure, columns, item_columns, outputs, with_width
 from millirec.models.layers.scale import user_side
-from millirec.models.layers.sizes import feed_forward_of, head_dim_of, head_size, hidden_size
+from millirec.models.layers.sizes import Sizes, head_size, hidden_size
 from millirec.models.layers.table import item_table, output_vectors
 
 
@@ -63,16 +63,8 @@ class SASRecConfig(NetworkConfig, frozen=True, kw_only=True, tag_field="kind", t
 
     def shrunk(self, counts: Mapping[str, int], blocks: Sequence[int]) -> "SASRecConfig":
         """As `NetworkConfig.shrunk`."""
-        shape = self.shape
-        width, heads = counts.get("width", shape.width), counts.get("heads", shape.heads)
-        return replace(
-            self,
-            embedding_dim=width,
-            blocks=len(blocks),
-            heads=heads,
-            head_dim=head_dim_of(width, heads, shape.head_dim),
-            feed_forward=feed_forward_of(width, counts.get("feed_forward", shape.feed_forward)),
-        )
+        sizes = Sizes(*self.shape[:4]).shrunk(counts)
+        return replace(self, blocks=len(blocks), **sizes)
 
 
 class SASRec(nn.Module):

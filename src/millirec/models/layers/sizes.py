@@ -1,5 +1,8 @@
 """How configs say the sizes of heads and of hidden layers, so that smaller ones can be said too."""
 
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
 from millirec.data.errors import ConfigError
 
 _HAIR = 1e-6
@@ -44,3 +47,22 @@ def hidden_size(width: int, feed_forward: float) -> int:
 def feed_forward_of(width: int, neurons: int) -> float:
     """The `feed_forward` that says this number of neurons; an int where it is whole."""
     return neurons // width if neurons % width == 0 else neurons / width
+
+
+class Sizes(NamedTuple):
+    """`width` of a block's input, `heads` of `head_dim` numbers each, hidden `neurons`."""
+
+    width: int
+    heads: int
+    head_dim: int
+    neurons: int
+
+    def shrunk(self, counts: Mapping[str, int]) -> dict[str, Any]:
+        """The fields of a config that say these sizes, with those that `counts` names replaced."""
+        width, heads = counts.get("width", self.width), counts.get("heads", self.heads)
+        return {
+            "embedding_dim": width,
+            "heads": heads,
+            "head_dim": head_dim_of(width, heads, self.head_dim),
+            "feed_forward": feed_forward_of(width, counts.get("feed_forward", self.neurons)),
+        }
