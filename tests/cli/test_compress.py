@@ -14,15 +14,9 @@ from millirec.data.errors import ArtifactError, ConfigError, MillirecError
 from millirec.frontier.launch import ALLOCATOR
 from millirec.models.checkpoint import Checkpoint
 from tests.bundles import untrained
-from tests.logs import cycle
+from tests.circle import write_run
 
 RUN = """
-name = "circle"
-out = "{folder}/runs"
-[data]
-kind = "table"
-path = "{folder}/events.csv"
-columns = {{ user = "who", item = "what", time = "when" }}
 [model]
 kind = "sasrec"
 embedding_dim = 8
@@ -30,8 +24,6 @@ max_length = 8
 [train]
 epochs = 2
 batch_size = 8
-[machine]
-threads = 1
 """
 HALF = '[[steps]]\nkind = "prune"\nsparsity = 0.5\n'
 TUNED = """
@@ -62,10 +54,7 @@ def invoke(*arguments: object) -> Result:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A csv of people who walk a circle of items, and a checkpoint that has seen them."""
     folder = tmp_path_factory.mktemp("compress")
-    log = cycle().interactions
-    rows = [f"u{u},i{i},{t}" for u, i, t in zip(log.users, log.items, log.times, strict=True)]
-    (folder / "events.csv").write_text("\n".join(["who,what,when", *rows]) + "\n")
-    (folder / "run.toml").write_text(RUN.format(folder=folder))
+    write_run(folder, RUN)
     done = invoke("train", "-c", folder / "run.toml")
     assert done.exit_code == 0, done.output
     return folder

@@ -13,15 +13,9 @@ import typer
 from millirec.cli.frontier import frontier
 from millirec.data.errors import MillirecError
 from millirec.frontier.launch import ALLOCATOR
-from tests.logs import cycle
+from tests.circle import write_run
 
 RUN = """
-name = "circle"
-out = "{folder}/runs"
-[data]
-kind = "table"
-path = "{folder}/events.csv"
-columns = {{ user = "who", item = "what", time = "when" }}
 [model]
 kind = "gru4rec"
 embedding_dim = 16
@@ -31,8 +25,6 @@ max_length = 8
 epochs = 4
 batch_size = 8
 learning_rate = 0.02
-[machine]
-threads = 1
 """
 
 FRONTIER = """
@@ -59,10 +51,7 @@ max_p99_ms = 10000
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log, a run and a frontier that nobody has started yet."""
     folder = tmp_path_factory.mktemp("frontier")
-    log = cycle().interactions
-    rows = [f"u{u},i{i},{t}" for u, i, t in zip(log.users, log.items, log.times, strict=True)]
-    (folder / "events.csv").write_text("\n".join(["who,what,when", *rows]) + "\n")
-    (folder / "run.toml").write_text(RUN.format(folder=folder))
+    write_run(folder, RUN)
     (folder / "frontier.toml").write_text(FRONTIER.format(folder=folder))
     return folder
 

@@ -10,15 +10,9 @@ import pytest
 
 from millirec.cli.evaluate import evaluate
 from millirec.data.errors import ConfigError
-from tests.logs import cycle
+from tests.circle import write_run
 
 RUN = """
-name = "circle"
-out = "{folder}/runs"
-[data]
-kind = "table"
-path = "{folder}/events.csv"
-columns = {{ user = "who", item = "what", time = "when" }}
 [model]
 kind = "sasrec"
 embedding_dim = 16
@@ -29,8 +23,6 @@ max_length = 8
 epochs = 25
 batch_size = 8
 learning_rate = 0.01
-[machine]
-threads = 1
 """
 
 
@@ -50,10 +42,7 @@ def millirec(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[s
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A csv of people who walk a circle of items, a config, and a finished run with its bundle."""
     folder = tmp_path_factory.mktemp("way")
-    log = cycle().interactions
-    rows = [f"u{u},i{i},{t}" for u, i, t in zip(log.users, log.items, log.times, strict=True)]
-    (folder / "events.csv").write_text("\n".join(["who,what,when", *rows]) + "\n")
-    (folder / "run.toml").write_text(RUN.format(folder=folder))
+    write_run(folder, RUN)
     millirec("train", "-c", folder / "run.toml")
     millirec("pack", folder / "runs/circle/checkpoint", "-o", folder / "bundle")
     return folder

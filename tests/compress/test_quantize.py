@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 from millirec.bundle import pack
-from millirec.compress.calibrate import calibrated_ranges
 from millirec.compress.quantize import Quantize
 from millirec.compress.recipe import Recipe, check, compress
 from millirec.compress.rounding import channel_codes, exact, row_codes, train_rounded
 from millirec.compress.workshop import Workshop
 from millirec.data.codes import middle
+from millirec.data.dataset import CONTEXT, TRAIN
 from millirec.data.errors import ConfigError
 from millirec.index import TableIndexConfig
 from millirec.models.base import Inputs
@@ -35,6 +35,7 @@ from millirec.models.export import random_batch
 from millirec.models.layers.linear import Int8Linear, input_range
 from millirec.models.layers.table import Quantized
 from millirec.train.config import TrainConfig
+from millirec.train.machine import Machine
 from tests.bundles import untrained
 from tests.logs import cycle
 
@@ -192,11 +193,6 @@ def test_calibrated_ranges_are_those_of_real_histories() -> None:
     assert float(step) == pytest.approx(float(input_range(low, high)[0]), rel=0.02)
 
 
-def test_histories_of_other_items_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"calibration data with .* do not fit"):
-        calibrated_ranges(untrained(5, SASREC), cycle(), 10, 1.0, 0)
-
-
 def test_training_feels_the_rounding() -> None:
     torch.manual_seed(0)
     checkpoint = untrained(30, SASREC)
@@ -297,3 +293,16 @@ def test_recurrent_cells_stay_as_they_are() -> None:
     _, made = quantized(GRU4RecConfig(embedding_dim=8, hidden_dim=8, max_length=10), weights="int8")
     assert made.parameters["gru.weight_hh_l0"].dtype == torch.float32
     assert made.parameters["project.codes"].dtype == torch.uint8
+
+
+def test_what_was_made_of_thinned_data_is_not_taken_for_another(tmp_path: Path) -> None:
+    """The protocol is the same in words; the events that may be learned from are not."""
+    dataset = cycle()
+    roles = dataset.roles.copy()
+    roles[np.flatnonzero(roles == TRAIN)[:40]] = CONTEXT
+    thinned = dataset.with_roles(roles, dataset.protocol)
+    recipe = Recipe(steps=(Quantize(weights="int8-static", calibration=4),))
+    checkpoint = untrained(len(dataset.items), SASREC)
+    for data in (dataset, thinned, dataset):
+        compress(checkpoint, recipe, Workshop(lambda data=data: data, Machine(threads=1), folder=tmp_path))
+    assert len(list(tmp_path.iterdir())) == 2

@@ -23,7 +23,6 @@ from millirec.data.errors import ArtifactError, ConfigError
 from millirec.models.base import Masked, NetworkConfig, SequenceModel
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, build, max_length
-from millirec.models.layers.table import Quantized
 from millirec.train.config import TrainConfig
 from millirec.train.item_codes import prepare_table
 from millirec.train.losses import FullSoftmax, SampledSoftmax
@@ -207,12 +206,6 @@ def _check_student(config: ModelConfig, train: TrainConfig) -> None:
             f"student: {_kind(config)} learns to fill gaps, and teachers say what comes next",
             "choose a student that reads forward, such as linear-recurrent or sasrec",
         )
-    if config.weights != "fp32":
-        raise ConfigError(
-            f"student.weights = {config.weights!r} cannot be trained", "use 'fp32', and quantise afterwards"
-        )
-    if isinstance(config.table, Quantized):
-        raise ConfigError("student.table: quantised item vectors cannot be trained", "quantise them afterwards")
     check_trainable(config, train)
 
 

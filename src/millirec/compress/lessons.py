@@ -95,7 +95,7 @@ class Lists(NamedTuple):
 
 def _name(teacher: Checkpoint, dataset: Dataset) -> str:
     """A hash of all that decides its vectors."""
-    digest = hashlib.sha256(f"{teacher.content_hash} {dataset.fingerprint}".encode() + dataset.roles.tobytes())
+    digest = hashlib.sha256(f"{teacher.content_hash} {dataset.split_fingerprint}".encode())
     return f"vectors-{digest.hexdigest()[:16]}"
 
 

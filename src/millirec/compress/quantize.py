@@ -1,6 +1,7 @@
 """Quantisation: fewer bits for the weights of linear layers and for the vectors of items."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -9,18 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from millirec.compress.calibrate import Ranges, calibrated_ranges
+from millirec.compress.recovery import measured, recovered
 from millirec.compress.rounding import channel_codes, exact, row_codes, train_rounded
-from millirec.compress.sparsity import keep_zeros
 from millirec.compress.workshop import Workshop
 from millirec.data.codes import pack
 from millirec.data.errors import ConfigError
 from millirec.models.base import NetworkConfig
 from millirec.models.checkpoint import Checkpoint
-from millirec.models.config import ModelConfig, build, max_length
+from millirec.models.config import ModelConfig, build
 from millirec.models.layers.table import Dense, Quantized
 from millirec.train.config import TrainConfig
-from millirec.train.fit import validated
-from millirec.train.trainer import Trainer
+from millirec.train.trainable import check_trainable
 
 Target = Literal["fp16", "bf16", "int8", "int8-static"]
 
@@ -73,6 +73,8 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 f"table_bits = {self.table_bits}: the item table is {config.table.__struct_config__.tag} already",
                 "leave table_bits out",
             )
+        if self.train is not None:
+            check_trainable(config, self.train)
         changes: dict[str, Any] = {} if self.weights is None else {"weights": self.weights}
         if self.table_bits is not None:
             changes["table"] = Quantized(bits=self.table_bits)
@@ -85,31 +87,19 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         config = self.rewritten(checkpoint.config, len(checkpoint.catalog))
         ranges = self._ranges(checkpoint, workshop)
         if self.train is not None:
-            checkpoint = self._trained(checkpoint, workshop, folder, ranges)
+            int8 = self.weights in ("int8", "int8-static")
+            rounding = partial(train_rounded, int8=int8, bits=self.table_bits, ranges=ranges)
+            learned = recovered(checkpoint, self.train, workshop, folder, rounding)
+            checkpoint = replace(learned, parameters=exact(learned.parameters))
             ranges = self._ranges(checkpoint, workshop)
         made = replace(checkpoint, config=config, parameters=self._rounded(checkpoint, ranges), metrics={})
-        if self.needs_data:
-            figures = validated(made.network(), workshop.dataset, config, repeats=workshop.repeats)
-            made = replace(made, metrics=figures)
-        return made
+        return measured(made, workshop) if self.needs_data else made
 
     def _ranges(self, checkpoint: Checkpoint, workshop: Workshop) -> Ranges | None:
         if self.weights != "int8-static":
             return None
         seed = workshop.machine.seed
-        return calibrated_ranges(checkpoint, workshop.dataset, self.calibration, self.share, seed)
-
-    def _trained(
-        self, checkpoint: Checkpoint, workshop: Workshop, folder: Path | None, ranges: Ranges | None
-    ) -> Checkpoint:
-        assert self.train is not None  # noqa: S101
-        network = checkpoint.network().to(workshop.machine.prepare())
-        keep_zeros(network)
-        int8 = self.weights in ("int8", "int8-static")
-        train_rounded(network, int8=int8, bits=self.table_bits, ranges=ranges)
-        trainer = Trainer(network, workshop.dataset, max_length(checkpoint.config), self.train, workshop.machine)
-        result = trainer.run(folder, workshop.journal, resume=folder is not None)
-        return replace(checkpoint, parameters={k: v.cpu() for k, v in exact(result.parameters).items()})
+        return calibrated_ranges(checkpoint, workshop.dataset_of(checkpoint), self.calibration, self.share, seed)
 
     def _rounded(self, checkpoint: Checkpoint, ranges: Ranges | None) -> dict[str, Tensor]:
         network = checkpoint.network()
@@ -125,9 +115,15 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if self.weights is not None:
             # Scales of bytes stay exact. What int8 leaves as floats is small, and as good in 16 bits.
             kind = torch.bfloat16 if self.weights == "bf16" else torch.float16
-            rest = (n for n, v in out.items() if v.dtype == torch.float32 and not n.endswith("scale"))
+            rest = [name for name, value in out.items() if value.dtype == torch.float32 and not _is_scale(name, out)]
             out |= {name: out[name].to(kind).float() for name in rest}
         return out
+
+
+def _is_scale(name: str, parameters: dict[str, Tensor]) -> bool:
+    """Whether it scales bytes that stand beside it."""
+    owner, _, own = name.rpartition(".")
+    return own in ("scale", "input_scale") and f"{owner}.codes" in parameters
 
 
 def _replace_linear(parameters: dict[str, Tensor], name: str, module: nn.Linear, ranges: Ranges | None) -> None:

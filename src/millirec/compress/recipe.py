@@ -91,5 +91,5 @@ def _folders(checkpoint: Checkpoint, recipe: Recipe, workshop: Workshop) -> Iter
             digest.update(" ".join(step.hashes()).encode())
         if step.needs_data and workshop.folder is not None:
             dataset = workshop.dataset
-            digest.update(f"{dataset.fingerprint} {dataset.protocol} {workshop.machine.seed}".encode())
+            digest.update(f"{dataset.split_fingerprint} {workshop.machine.seed}".encode())
         yield None if workshop.folder is None else workshop.folder / digest.hexdigest()[:16]

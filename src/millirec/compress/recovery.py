@@ -1,9 +1,11 @@
 """Training after something was taken out of a network."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+from torch import nn
 
 from millirec.compress.sparsity import keep_zeros
 from millirec.compress.workshop import Workshop
@@ -11,9 +13,9 @@ from millirec.data.errors import ConfigError
 from millirec.models.base import NetworkConfig
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, max_length
-from millirec.models.layers.table import Dense
 from millirec.train.config import TrainConfig
 from millirec.train.fit import validated
+from millirec.train.trainable import check_trainable
 from millirec.train.trainer import Trainer
 
 
@@ -24,20 +26,28 @@ def check_network(config: ModelConfig, train: TrainConfig | None) -> NetworkConf
         raise ConfigError(f"a model of kind {kind!r} has no weights to prune", "choose a network, such as sasrec")
     if config.weights != "fp32":
         raise ConfigError(f"the weights are {config.weights} already", "prune before they are rounded")
-    if train is not None and not isinstance(config.table, Dense):
-        for name in ("sparse_rows", "adversarial"):
-            if getattr(train, name):
-                table = config.table.__struct_config__.tag
-                raise ConfigError(f"train.{name}: the item table is {table}, not of floats by row", "leave it out")
+    if train is not None:
+        check_trainable(config, train)
     return config
 
 
-def recovered(checkpoint: Checkpoint, train: TrainConfig, workshop: Workshop, folder: Path | None) -> Checkpoint:
-    """The checkpoint after training on; weights that are zero stay zero. A killed training is taken up in `folder`."""
+def recovered(
+    checkpoint: Checkpoint,
+    train: TrainConfig,
+    workshop: Workshop,
+    folder: Path | None,
+    prepare: Callable[[nn.Module], None] | None = None,
+) -> Checkpoint:
+    """The checkpoint after training on; weights that are zero stay zero. A killed training is taken up in `folder`.
+
+    `prepare` may change how the network computes with its parameters; it is called before training.
+    """
     dataset, machine = workshop.dataset_of(checkpoint), workshop.machine
     train = msgspec.structs.replace(train, repeats=workshop.repeats)
     network = checkpoint.network().to(machine.prepare())
     keep_zeros(network)
+    if prepare is not None:
+        prepare(network)
     trainer = Trainer(network, dataset, max_length(checkpoint.config), train, machine)
     result = trainer.run(folder, workshop.journal, resume=folder is not None)
     return replace(checkpoint, parameters={name: value.cpu() for name, value in result.parameters.items()})

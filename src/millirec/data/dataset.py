@@ -107,3 +107,8 @@ class Dataset:
         digest.update("\0".join(self.items.vocabulary.ids).encode())
         digest.update("\0".join(self.users.vocabulary.ids).encode())
         return digest.hexdigest()
+
+    @cached_property
+    def split_fingerprint(self) -> str:
+        """A hash of the events and of the role of each: what is learned from and what is asked for."""
+        return hashlib.sha256(self.fingerprint.encode() + self.roles.tobytes()).hexdigest()

@@ -67,7 +67,7 @@ class Maker:
         """The hash of all that decides the bundle."""
         about = (start.content_hash, start.lineage, start.provenance, variant.steps, variant.pack)
         dataset, machine = self.workshop.dataset, self.workshop.machine
-        data = (dataset.fingerprint, dataset.protocol, self.workshop.repeats, machine.seed) if variant.steps else ()
+        data = (dataset.split_fingerprint, self.workshop.repeats, machine.seed) if variant.steps else ()
         return key_of(about, data, __version__)
 
     def bundle_folder(self, made: Made) -> Path:
