@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import torch
 
+from millirec.compress.anew import Train
 from millirec.compress.distil import Distil
 from millirec.compress.factorise import Factorise
 from millirec.compress.hashing import Hash
@@ -42,6 +43,7 @@ STEPS = [
     Factorise(rank=4),
     Hash(buckets=3),
     Distil(train=TRAIN),
+    Train(train=TRAIN),
 ]
 every = pytest.mark.parametrize("step", STEPS, ids=lambda step: str(step.__struct_config__.tag))
 

@@ -3,12 +3,15 @@
 import tomllib
 from typing import Any
 
+import optuna
 import pytest
 
 from millirec.config import convert, dumps
 from millirec.data.errors import ConfigError
 from millirec.engine.settings import EngineSettings
-from millirec.frontier.config import FrontierConfig, Limits, Measure
+from millirec.frontier.config import FrontierConfig, Limits, Measure, Variant
+from millirec.frontier.search import Search
+from millirec.frontier.space import drawn
 from tests.conftest import ROOT
 
 STEPS = [{"kind": "quantize", "table_bits": 8}]
@@ -70,14 +73,18 @@ def test_the_config_of_one_variant_makes_it_again() -> None:
 def test_examples_are_configs() -> None:
     page = (ROOT / "docs" / "frontier.md").read_text()
     texts = [block.split("```")[0] for block in page.split("```toml\n")[1:]]
-    texts.append((ROOT / "examples" / "frontier.toml").read_text())
-    assert len(texts) == 2
+    texts += [(ROOT / "examples" / f"{name}.toml").read_text() for name in ("frontier", "search")]
+    assert len(texts) == 5
     for text in texts:
-        assert convert(tomllib.loads(text), FrontierConfig, "docs").variants
+        config = convert(tomllib.loads(text), FrontierConfig, "docs")
+        assert config.variants or config.search
+        if config.search:
+            plain = drawn(config.search.variant, optuna.create_study().ask())
+            assert convert(plain | {"name": "drawn"}, Variant, "drawn").steps
 
 
 def test_every_field_is_told_in_the_docs() -> None:
     page = (ROOT / "docs" / "frontier.md").read_text()
-    for kind in (FrontierConfig, Limits, Measure, EngineSettings):
+    for kind in (FrontierConfig, Limits, Measure, EngineSettings, Search):
         missing = [name for name in kind.__struct_fields__ if name not in page]
         assert missing == []

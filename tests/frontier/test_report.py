@@ -14,6 +14,7 @@ from millirec.frontier.host import Host
 from millirec.frontier.quality import Contrast, Quality
 from millirec.frontier.report import page
 from millirec.frontier.result import Entry, Figures, Frontier
+from millirec.frontier.search import Searched, Trial
 from millirec.frontier.speed import Speed, Spread
 from millirec.metrics.summary import Figure
 
@@ -159,3 +160,13 @@ def test_a_step_in_a_line() -> None:
     )
     assert said(step) == "quantize: bits 8, share 0.5"
     assert said(Step(name="train", settings={"x": "y" * 200})).endswith("…")
+
+
+def test_the_trials_of_a_search_are_told() -> None:
+    trial = Trial(number=3, state="complete", settings={"steps[0].bits": HOSTILE}, figures={"quality": 0.25}, misses={})
+    lost = Trial(number=4, state="pruned", settings={}, figures={}, misses={"max_bundle_mb": 0.5}, note=HOSTILE)
+    text = page(msgspec.structs.replace(found(), search=Searched(trials=(trial, lost), finalists=(3,))))
+    assert "2 trials: 1 complete, 1 pruned; finalists: trial-3" in text
+    assert HOSTILE not in text
+    assert '<th scope="col"><button type="button">steps[0].bits</button></th>' in text
+    assert "The search" not in page(found())

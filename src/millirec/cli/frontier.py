@@ -137,6 +137,10 @@ _COLUMNS = ["", "NDCG@10", "kept", "p99 ms", "req/s", "MiB", "MB", ""]
 
 
 def _show(found: "Frontier", folder: Path) -> None:
+    from millirec.frontier.trials import summary
+
+    if found.search is not None:
+        out.print(f"searched {summary(found.search)}", highlight=False, markup=False)
     title = f"frontier {found.name}: quality, speed, memory of the server, size of the bundle"
     table(title, _COLUMNS, [_row(entry, found) for entry in found.variants])
     for entry in found.variants:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from millirec.compress.anew import Train
 from millirec.compress.distil import Distil
 from millirec.compress.factorise import Factorise
 from millirec.compress.hashing import Hash
@@ -21,7 +22,7 @@ from millirec.data.lineage import Step
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig
 
-StepConfig = Quantize | Prune | PruneStructure | ProductQuantize | JointProduct | Factorise | Hash | Distil
+StepConfig = Quantize | Prune | PruneStructure | ProductQuantize | JointProduct | Factorise | Hash | Distil | Train
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

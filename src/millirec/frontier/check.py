@@ -22,12 +22,13 @@ def check(config: FrontierConfig, model: ModelConfig, dataset: Dataset, *, repea
     for i, variant in enumerate(config.variants):
         where = f"$.variants[{i}] ({variant.name})"
         try:
-            _check_variant(variant, model, dataset, repeats)
+            check_variant(variant, model, dataset, repeats)
         except MillirecError as error:
             raise type(error)(f"{where}: {error.problem}", error.mend) from error
 
 
-def _check_variant(variant: Variant, model: ModelConfig, dataset: Dataset, repeats: bool) -> None:
+def check_variant(variant: Variant, model: ModelConfig, dataset: Dataset, repeats: bool) -> None:
+    """As `check`, of one variant."""
     if variant.checkpoint is not None:
         start = Checkpoint.load(Path(variant.checkpoint))
         _check_alike(start, dataset, repeats)

@@ -11,10 +11,14 @@ from millirec.data.errors import ConfigError
 from millirec.data.sources import SourceConfig
 from millirec.data.split import SplitConfig
 from millirec.engine.settings import EngineSettings
+from millirec.frontier.search import Search
 from millirec.train.machine import Machine
 
 TEACHER = "teacher"
 """The name of the first variant: the model that all others are held against."""
+
+TRIAL = "trial-"
+"""How the names of variants begin that a search has found; their number follows."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -105,8 +109,8 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     `teacher`: a checkpoint's folder, or a run's TOML that is trained first. `data`, `split`, `repeats`: where they
     are to differ from what the teacher says of itself (the data moved). `gate`: a variant is chosen only when the
-    lower bound of the quality that it keeps, as a share of the teacher's NDCG@10, is at least this. The results go
-    to `<out>/<name>/`.
+    lower bound of the quality that it keeps, as a share of the teacher's NDCG@10, is at least this. `search`: variants
+    that are sought first, of which the best are added to the others. The results go to `<out>/<name>/`.
     """
 
     teacher: str
@@ -120,6 +124,7 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     measure: Measure = Measure()
     machine: Machine = Machine()
     gate: float | None = None
+    search: Search | None = None
 
     def __post_init__(self) -> None:
         check_name("$.name", self.name)
@@ -131,10 +136,14 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 raise ConfigError(f'$.variants[{i}].name = "{TEACHER}"', "choose another: the teacher is always there")
             if name in names[1 : i + 1]:
                 raise ConfigError(f"$.variants[{i}].name = {name!r} stands twice", "choose a name of its own")
+            if self.search is not None and name.startswith(TRIAL):
+                raise ConfigError(
+                    f"$.variants[{i}].name = {name!r}", "choose another: trials of the search are so named"
+                )
 
     def only(self, name: str) -> dict[str, Any]:
         """Plain data of the config that makes and measures one variant again (and the teacher, which is always)."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
+        plain: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(self, search=None))
         plain["variants"] = [msgspec.to_builtins(variant) for variant in self.variants if variant.name == name]
         for variant in plain["variants"]:
             for field, default in (("steps", ()), ("pack", PackConfig()), ("engine", EngineSettings())):

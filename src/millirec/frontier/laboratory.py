@@ -30,7 +30,7 @@ class Laboratory:
 
     def __init__(self, teacher: Checkpoint, workshop: Workshop, measure: Measure, folder: Path) -> None:
         dataset = workshop.dataset
-        self.measure, self.host = measure, Host.here()
+        self.measure, self.host, self.folder = measure, Host.here(), folder
         self.teacher = Variant(name=TEACHER)
         self._cache = Cache(folder)
         self._cache.tidy()
@@ -49,7 +49,7 @@ class Laboratory:
 
         Raises ConfigError when a step of its recipe cannot follow, ArtifactError when it cannot be packed.
         """
-        visits = [self.visit(variant, number) for number in range(self.measure.rounds)]
+        visits = [self.visit(variant, number, _ALONE) for number in range(self.measure.rounds)]
         return self.described(variant, speed(visits, (), self.measure.spread))
 
     def described(self, variant: Variant, measured: Speed) -> Figures:
@@ -133,4 +133,5 @@ class Laboratory:
         return key_of(self.make(variant).content_hash, variant.engine, loaded, self.host, number, turn)
 
 
+_ALONE = "alone"  # not in turn with others: of no use to a frontier
 _TAKEN = ("model", "lineage", "training_seconds", "compression_seconds", "zeros", "parameters", "kernels")

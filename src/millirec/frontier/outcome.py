@@ -47,6 +47,9 @@ def leave(found: Frontier, bundle: Bundle, engine: EngineSettings, folder: Path)
         settings.unlink(missing_ok=True)
     else:
         write_whole(settings, engine.toml().encode())
+    best = found.choice.chosen or found.choice.nearest
+    entry = next(entry for entry in found.variants if entry.figures.name == best)
+    write_whole(folder / "best.toml", entry.config.encode())
     write_whole(folder / "frontier.json", msgspec.json.format(msgspec.json.encode(found), indent=1))
     write_whole(folder / "report.html", page(found).encode())
     return place

@@ -11,6 +11,7 @@ from millirec.frontier.drawing import PLOTS, colour, plot, said, symbol
 from millirec.frontier.quality import COVERAGE, NDCG, RECALL
 from millirec.frontier.result import Entry, Figures, Frontier
 from millirec.frontier.speed import Spread
+from millirec.frontier.trials import section
 
 _PLOT_TITLES = ("Quality against p99", "Quality against size", "Quality against requests/s")
 
@@ -21,7 +22,7 @@ def page(found: Frontier) -> str:
 
     title = f"Frontier: {escape(found.name)}"
     plots = [{"id": f"plot{i}", **plot(found, axis)} for i, axis in enumerate(PLOTS)]
-    body = "".join((_verdict(found), _plots(), _table(found), _details(found), _how(found)))
+    body = "".join((_verdict(found), _plots(), _table(found), section(found.search), _details(found), _how(found)))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'

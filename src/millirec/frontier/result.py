@@ -9,6 +9,7 @@ from millirec.frontier.choice import Choice
 from millirec.frontier.config import Limits, Measure
 from millirec.frontier.host import Host
 from millirec.frontier.quality import Quality
+from millirec.frontier.search import Searched
 from millirec.frontier.speed import Speed
 
 SCHEMA = 1
@@ -51,7 +52,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 class Frontier(msgspec.Struct, frozen=True, kw_only=True):
     """One frontier. The first variant is the teacher. `data` and `protocol`: fingerprint and split of the log.
 
-    `seconds`: what this run took; what was taken from the cache took nothing.
+    `seconds`: what this run took; what was taken from the cache took nothing. `search`: the trials before it.
     """
 
     schema: int = SCHEMA
@@ -66,3 +67,4 @@ class Frontier(msgspec.Struct, frozen=True, kw_only=True):
     gate: float | None
     variants: tuple[Entry, ...]
     choice: Choice
+    search: Searched | None = None
