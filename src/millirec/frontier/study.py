@@ -130,23 +130,21 @@ def _best_so_far(done: list[Trial], search: Search) -> str:
 
 
 def _best(trials: list[Trial], search: Search) -> list[Trial]:
-    """The finalists, each of other settings: those on the front of all objectives that keep every limit first.
+    """The finalists, no two with the same figures: first those on the front of all objectives that keep every limit.
 
     When none keeps every limit, those that miss them least.
     """
     complete = [trial for trial in trials if trial.state == "complete"]
-    one_each = list(
-        {msgspec.json.encode(trial.settings, order="sorted"): trial for trial in reversed(complete)}.values()
-    )
-    fitting = [trial for trial in one_each if not trial.misses]
+    fitting = [trial for trial in complete if not trial.misses]
     if not fitting:
-        return sorted(one_each, key=lambda trial: (max(trial.misses.values()), trial.number))[: search.finalists]
-    costs = np.array([[_cost(trial, name) for name in search.objectives] for trial in fitting])
-    on_front = front(costs)
-    order = sorted(range(len(fitting)), key=lambda i: (not on_front[i], *costs[i], fitting[i].number))
-    return [fitting[i] for i in order[: search.finalists]]
+        order = sorted(complete, key=lambda trial: (max(trial.misses.values()), trial.number))
+    else:
+        costs = np.array([_costs(trial, search) for trial in fitting])
+        on_front = front(costs)
+        places = sorted(range(len(fitting)), key=lambda i: (not on_front[i], *costs[i], fitting[i].number))
+        order = [fitting[i] for i in places]
+    return list({_costs(trial, search): trial for trial in reversed(order)}.values())[::-1][: search.finalists]
 
 
-def _cost(trial: Trial, name: str) -> float:
-    value = trial.figures[name]
-    return -value if name in UPWARDS else value
+def _costs(trial: Trial, search: Search) -> tuple[float, ...]:
+    return tuple(-trial.figures[name] if name in UPWARDS else trial.figures[name] for name in search.objectives)
