@@ -1,5 +1,7 @@
 """Arrays in few bytes: everything comes back bit for bit."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +12,7 @@ from millirec.data.codes import pack, unpack
 from millirec.data.errors import ArtifactError
 from millirec.data.tensors import load_tensors, save_tensors
 
-KINDS = st.sampled_from([np.float32, np.float16, np.int8, np.uint8, np.int32, np.int64, np.bool_])
+KINDS = st.sampled_from([np.float32, np.float16, np.int8, np.uint8, np.int32, np.int64, np.uint64, np.bool_])
 
 
 @settings(max_examples=60, deadline=None)
@@ -44,6 +46,49 @@ def test_numbers_take_no_more_room_than_they_need(tmp_path, make, bytes_a_number
     save_tensors({"x": x}, tmp_path / "x")
     assert (tmp_path / "x").stat().st_size <= bytes_a_number * x.size * 1.02 + 400
     assert load_tensors(tmp_path / "x")["x"].tobytes() == x.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("make", "bytes_a_number"),
+    [
+        (lambda rng: rng.integers(0, 60_000, 50_000), 2.0),
+        (lambda rng: rng.integers(-128, 128, 50_000), 1.0),
+        (lambda rng: rng.integers(0, 256, 50_000).cumsum(), 1.0),
+        (lambda rng: (rng.random(50_000) < 0.3).cumsum().astype(np.int32), 0.13),
+    ],
+    ids=["up to 60,000", "bytes", "steps", "ones and twos of a bit"],
+)
+def test_whole_numbers_are_as_narrow_as_they_are(tmp_path, make, bytes_a_number):
+    x = make(np.random.default_rng(0))
+    save_tensors({"x": x}, tmp_path / "x")
+    assert (tmp_path / "x").stat().st_size <= bytes_a_number * x.size * 1.05 + 400
+    found = load_tensors(tmp_path / "x")["x"]
+    assert found.dtype == x.dtype
+    assert np.array_equal(found, x)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=20), st.sampled_from([np.int16, np.uint32, np.int64]))
+def test_rising_numbers_come_back(tmp_path_factory, steps, kind):
+    path, x = tmp_path_factory.mktemp("t") / "x", np.cumsum(steps).astype(kind)
+    save_tensors({"x": x, "down": x[::-1].copy(), "negative": (-x.astype(np.int64))}, path)
+    found = load_tensors(path)
+    assert np.array_equal(found["x"], x)
+    assert np.array_equal(found["down"], x[::-1])
+    assert np.array_equal(found["negative"], -x.astype(np.int64))
+
+
+def test_text_is_packed_by_blocks_where_that_is_smaller(tmp_path):
+    words = ["the", "of", "love", "night", "day", "story", "man", "returns", "last", "blue"]
+    rng = np.random.default_rng(0)
+    text = " ".join(rng.choice(words, 20_000)).encode()
+    save_tensors({"x": np.frombuffer(text, np.uint8)}, tmp_path / "x")
+    assert (tmp_path / "x").stat().st_size < 0.95 * len(zlib.compress(text, 9))
+    assert load_tensors(tmp_path / "x")["x"].tobytes() == text
+    whole = (tmp_path / "x").read_bytes()
+    (tmp_path / "x").write_bytes(whole.replace(f"[{len(text)}]".encode(), b"[10000]"))
+    with pytest.raises(ArtifactError, match="longer than its shape"):
+        load_tensors(tmp_path / "x")
 
 
 def test_equal_arrays_are_kept_once(tmp_path):

@@ -1,9 +1,11 @@
 """Arrays in one file, each in the fewest bytes that give it back bit for bit.
 
-Floats that are exact in 16 bits are kept so; arrays with many zeros as a bit for each place and the rest; then both are
-deflated where that pays. Equal arrays are kept once.
+Floats that are exact in 16 bits are kept so, whole numbers as narrow as they are, or as steps where they rise slowly;
+arrays with many zeros as a bit for each place and the rest; then all are packed where that pays. Equal arrays are kept
+once.
 """
 
+import bz2
 import hashlib
 import zlib
 from collections.abc import Mapping
@@ -21,6 +23,8 @@ from millirec.data.errors import ArtifactError
 Array = NDArray[Any]
 _PAYS = 0.95  # deflated bytes for each byte; above, an array is left as it is
 _LARGEST = 1 << 26  # bytes of an array that is deflated: larger ones are to be loaded fast
+_SMALL = 1 << 20  # bytes of an array that may be packed by blocks, which takes ten times as long to read
+_STEPS = "d1"
 _HEADER = "millirec.tensors"
 
 
@@ -30,9 +34,10 @@ class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     key: str
     dtype: str
     shape: tuple[int, ...]
-    width: str  # type of the kept numbers: "f2", "b2" = upper half of float32, or the array's own
+    width: str  # type of the kept numbers: "f2", "b2" = upper half of float32, "d1" = steps in a byte, or numpy's name
     mask: bool  # zeros are left out
     deflated: bool
+    blocks: bool = False  # packed by bz2
 
 
 class _Kept(NamedTuple):
@@ -54,10 +59,9 @@ def save_tensors(arrays: Mapping[str, Array], path: Path) -> None:
             continue
         seen[identity] = name
         kept = _smallest(array)
-        deflated = zlib.compress(kept.data, 9) if len(kept.data) <= _LARGEST else kept.data
-        small = len(deflated) < _PAYS * len(kept.data)
-        stored[name] = np.frombuffer(deflated if small else kept.data, np.uint8)
-        entries[name] = _Entry(name, array.dtype.str, array.shape, kept.width, kept.mask, small)
+        data, deflated, blocks = _packed(kept.data)
+        stored[name] = np.frombuffer(data, np.uint8)
+        entries[name] = _Entry(name, array.dtype.str, array.shape, kept.width, kept.mask, deflated, blocks)
     header = msgspec.json.encode(entries).decode()
     save_file({name: array.copy() for name, array in stored.items()}, path, {_HEADER: header})
 
@@ -77,6 +81,17 @@ def load_tensors(path: Path) -> dict[str, Array]:
         return {name: found[entry.key] for name, entry in entries.items()}
     except (OSError, KeyError, ValueError, TypeError, zlib.error, SafetensorError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error})", "copy it again, or make it again") from error
+
+
+def _packed(data: bytes) -> tuple[bytes, bool, bool]:
+    """The bytes as they are kept; whether they are deflated, or packed by blocks."""
+    if len(data) > _LARGEST:
+        return data, False, False
+    deflated = zlib.compress(data, 9)
+    if len(data) <= _SMALL and len(blocks := bz2.compress(data)) < _PAYS * min(len(deflated), len(data)):
+        return blocks, False, True
+    pays = len(deflated) < _PAYS * len(data)
+    return (deflated if pays else data), pays, False
 
 
 def _smallest(array: Array) -> _Kept:
@@ -99,13 +114,31 @@ def _narrowed(array: Array) -> tuple[str, Array]:
             return "f2", half
         if not (bits & 0xFFFF).any():
             return "b2", (bits >> 16).astype(np.uint16)
+    if array.dtype.kind in "iu" and array.size:
+        return _narrow_integers(array)
     return array.dtype.str, array
 
 
+def _narrow_integers(array: Array) -> tuple[str, Array]:
+    flat = array.ravel()
+    if array.dtype.itemsize > 1 and 0 <= flat[0] <= 255 and (flat[1:] >= flat[:-1]).all():
+        steps = np.diff(flat, prepend=flat.dtype.type(0))
+        if steps.max() <= 255:
+            return _STEPS, steps.astype(np.uint8)
+    least = np.min_scalar_type(flat.max()) if flat.min() >= 0 else np.result_type(*map(np.min_scalar_type, _ends(flat)))
+    if least.itemsize < array.dtype.itemsize:
+        return least.str, array.astype(least)
+    return array.dtype.str, array
+
+
+def _ends(flat: Array) -> tuple[Any, Any]:
+    return flat.min(), flat.max()
+
+
 def _restored(entry: _Entry, raw: Array) -> Array:
-    kind = np.dtype({"f2": "<f2", "b2": "<u2"}.get(entry.width, entry.width))
+    kind = np.dtype({"f2": "<f2", "b2": "<u2", _STEPS: "<u1"}.get(entry.width, entry.width))
     size = int(np.prod(entry.shape, dtype=np.int64))
-    data = raw.tobytes() if not entry.deflated else _inflated(raw, (size + 7) // 8 + size * kind.itemsize)
+    data = _unpacked(entry, raw, (size + 7) // 8 + size * kind.itemsize)
     if entry.mask:
         places = (size + 7) // 8
         if places > len(data):
@@ -117,13 +150,23 @@ def _restored(entry: _Entry, raw: Array) -> Array:
         numbers = np.frombuffer(data, kind, count=size).copy()
     if entry.width == "b2":
         numbers = (numbers.astype(np.uint32) << 16).view(np.float32)
+    if entry.width == _STEPS:
+        numbers = numbers.cumsum(dtype=np.dtype(entry.dtype))
     return numbers.astype(np.dtype(entry.dtype), copy=False).reshape(entry.shape)
 
 
-def _inflated(raw: Array, most: int) -> bytes:
+def _unpacked(entry: _Entry, raw: Array, most: int) -> bytes:
     """No more than a whole array could need, whatever the file says."""
-    inflater = zlib.decompressobj()
-    data = inflater.decompress(raw.tobytes(), most)
-    if inflater.unconsumed_tail:
+    if not (entry.deflated or entry.blocks):
+        return raw.tobytes()
+    if entry.blocks:
+        blocks = bz2.BZ2Decompressor()
+        data = blocks.decompress(raw.tobytes(), most + 1)
+        longer = len(data) > most
+    else:
+        inflater = zlib.decompressobj()
+        data = inflater.decompress(raw.tobytes(), most)
+        longer = bool(inflater.unconsumed_tail)
+    if longer:
         raise ValueError("an array is longer than its shape")
     return data
