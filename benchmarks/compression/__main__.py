@@ -28,7 +28,8 @@ KEPT = 0.99
 def main() -> None:
     """Run a frontier, load its servers again, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="?", choices=("ml1m", "beauty"))
+    configs = sorted(path.stem for path in Path(__file__).parent.glob("*.toml"))
+    parser.add_argument("name", nargs="?", choices=configs, help="a frontier's TOML in benchmarks/compression")
     parser.add_argument("--table", action="store_true", help="only write the page")
     options = parser.parse_args()
     if options.name and not options.table:

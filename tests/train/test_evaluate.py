@@ -35,6 +35,31 @@ def ranks(values: list[float], sequences: list[list[int]], **more: bool) -> list
     return rank_targets(Fixed(values), dataset, asked, 10, **more).ranks.tolist()
 
 
+class Counted(nn.Module):
+    """A sequence model that counts how often its item vectors are made."""
+
+    inputs = ("items", "lengths")
+
+    def __init__(self, n_items: int) -> None:
+        super().__init__()
+        self.made, self.n_items = 0, n_items
+
+    def user_vectors(self, inputs: Inputs) -> Tensor:
+        return torch.ones(len(inputs.lengths), 2)
+
+    def item_vectors(self) -> Tensor:
+        self.made += 1
+        return torch.arange(2.0 * (self.n_items + 1)).view(-1, 2)
+
+
+def test_item_vectors_are_made_once_for_all_batches() -> None:
+    model, dataset = Counted(5), split(dataset_of([[1, 2, 5]] * 2100, 5), LeaveLastOut())
+    found = rank_targets(model, dataset, targets(dataset, TEST, repeats=False), 10)
+    assert len(found.ranks) == 2100  # a batch has at most 1,024
+    assert set(found.ranks.tolist()) == {1}
+    assert model.made == 1
+
+
 def test_the_rank_counts_what_scores_higher() -> None:
     assert ranks([0.1, 0.2, 0.3, 0.9, 0.5], [[1, 2, 5]]) == [2]  # item 4 is ahead; 1 and 2 are seen
 

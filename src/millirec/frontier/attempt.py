@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -70,12 +71,14 @@ class Attempt:
         misses: dict[str, float] = {}
         state: Literal["complete", "pruned", "refused"] = "complete"
         note, failure = "", None
+        left = self._unfinished()
         try:
             plain = drawn(self.search.variant, trial)
             self._tried(_variant(plain, trial.number), trial, figures, misses)
         except _Ended as ended:
             state, note = "pruned", str(ended)
-            self._tidy()
+            for folder in self._unfinished() - left:  # of no use; what others have left is
+                shutil.rmtree(folder, ignore_errors=True)
         except MillirecError as error:
             state, note, failure = "refused", str(error), error
         told = Trial(number=trial.number, state=state, settings=trial.params, figures=figures, misses=misses, note=note)
@@ -126,10 +129,9 @@ class Attempt:
         limited = limits.max_p99_ms is not None or limits.max_memory_mb is not None
         return limited or bool({"p99_ms", "requests_per_second", "memory_mb"} & set(self.search.objectives))
 
-    def _tidy(self) -> None:
-        """What a training that was ended has left is of no use."""
-        for left in (self.laboratory.folder / "steps").glob("*/progress"):
-            shutil.rmtree(left, ignore_errors=True)
+    def _unfinished(self) -> set[Path]:
+        """Folders of trainings that did not come to their end."""
+        return set((self.laboratory.folder / "steps").glob("*/progress"))
 
 
 _FIGURE_OF = {

@@ -1,6 +1,6 @@
 """The two protocols that every network keeps, and the tensors that they eat."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, Self, get_args, runtime_checkable
 
 import msgspec
@@ -137,6 +137,12 @@ class ClosedForm(Protocol):
 
 def catalog_scores(model: SequenceModel | Ranker, inputs: Inputs) -> Tensor:
     """Scores of the whole catalogue, (B, n_items + 1), from either kind of model."""
+    return catalog_scorer(model)(inputs)
+
+
+def catalog_scorer(model: SequenceModel | Ranker) -> Callable[[Inputs], Tensor]:
+    """`catalog_scores` for many batches: item vectors are made once, which a compressed table is slow at."""
     if isinstance(model, Ranker):
-        return model.scores(inputs)
-    return model.user_vectors(inputs) @ model.item_vectors().T
+        return model.scores
+    items = model.item_vectors().T
+    return lambda inputs: model.user_vectors(inputs) @ items

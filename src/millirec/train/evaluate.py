@@ -1,6 +1,6 @@
 """Evaluation of a model on held-out events: the whole catalogue is ranked, never a sample."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import msgspec
@@ -15,13 +15,14 @@ from millirec.data.encode import encode
 from millirec.data.errors import ArtifactError, DataError
 from millirec.data.split import Targets, targets
 from millirec.metrics.summary import Figure, summarise
-from millirec.models.base import Inputs, Ranker, SequenceModel, catalog_scores
+from millirec.models.base import Inputs, Ranker, SequenceModel, catalog_scorer
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import max_length
 from millirec.models.popularity import Popularity, PopularityConfig
 
-# Bounds on one batch: places in the padded histories, and scores of the catalogue.
-_CELLS, _SCORES = 1 << 15, 1 << 22
+# Bounds on one batch: places in the padded histories, and scores of the catalogue; but a few questions at least share
+# the reading of item vectors that fit in no cache.
+_CELLS, _SCORES, _FEW = 1 << 15, 1 << 22, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +60,10 @@ def rank_targets(
     ranks = np.zeros(len(asked), np.int64)
     top = np.zeros((len(asked), k), np.int32)
     with torch.inference_mode():
+        scorer = catalog_scorer(model)
         for which, inputs in questions(dataset, asked, length, device):
             places, starts = asked.places[which], asked.starts[which]
-            scores = _score(model, inputs)
+            scores = _scores(scorer, inputs)
             if not keep_seen:
                 _hide_seen(scores, seq.items, places, starts)
             target = torch.from_numpy(seq.items[places].astype(np.int64)).to(device)
@@ -115,13 +117,13 @@ def _batches(asked: Targets, length: int, n_items: int) -> Iterator[NDArray[np.i
         # Lengths ascend, so the last row of a batch is the widest: find how many fit under the bound.
         ahead = lengths[order[at : at + 1024]]
         fit = int(np.searchsorted(ahead * np.arange(1, len(ahead) + 1), _CELLS))
-        size = max(1, min(fit, _SCORES // (n_items + 1), 1024))
+        size = max(1, min(fit, max(_SCORES // (n_items + 1), _FEW), 1024))
         yield order[at : at + size]
         at += size
 
 
-def _score(model: SequenceModel | Ranker, inputs: Inputs) -> Tensor:
-    scores = catalog_scores(model, inputs).float().clone()
+def _scores(scorer: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:
+    scores = scorer(inputs).float().clone()
     scores[:, 0] = -torch.inf
     return scores.nan_to_num_(nan=-torch.inf, posinf=None, neginf=-torch.inf)
 
