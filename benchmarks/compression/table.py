@@ -50,9 +50,11 @@ def _frontier(title: str, found: dict[str, Any]) -> str:
         "CPU s / 1,000",
     ]
     bench = "; ".join(f"{one['name']} {one['ratio'] - 1:+.1%}" for one in found["bench"])
+    seconds = found["frontier_seconds"]
+    took = "partly from an earlier run's cache" if seconds is None else f"in {seconds / 60:.1f} minutes"
     about = (
-        f"{found['protocol']}; {found['measure']['history']} events a user. {len(rows)} variants in "
-        f"{found['frontier_seconds'] / 60:.1f} minutes, given the checkpoints. Requests/s under `millirec bench` "
+        f"{found['protocol']}; {found['measure']['history']} events a user. {len(rows)} variants {took}, given the "
+        f"checkpoints. Requests/s under `millirec bench` "
         f"against the frontier's: {bench}. {_machine(found['host'])}"
     )
     return f"## {title}\n\n{_table(head, rows)}\n\n{about}\n"

@@ -103,7 +103,7 @@ class Attempt:
         found = {"quality": quality.figures[NDCG].value, "kept_low": quality.kept.low or 0.0}
         found["quality_share"] = found["quality"] / teacher if teacher else 0.0
         self._measured(found, figures, misses)
-        if self._wants_speed():
+        if self._wants_speed() and not misses:
             self._measured(_speed_of(self.laboratory.figures(variant)), figures, misses)
 
     def _measured(self, new: Mapping[str, float], figures: dict[str, float], misses: dict[str, float]) -> None:
