@@ -254,7 +254,7 @@ def test_bad_settings_are_refused(fields: dict[str, Any], named: str) -> None:
         (
             Prune(sparsity=0.5, train=TrainConfig(adversarial=FGM())),
             small(SASRecConfig, table=LowRank(rank=2)),
-            "train.adversarial: the item table is low-rank",
+            "train.adversarial: with model.table.kind = .low-rank",
         ),
     ],
 )

@@ -37,7 +37,7 @@ class Train(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             kind = str(model.__struct_config__.tag)
             raise ConfigError(f"model: a {kind} is not trained by gradient", "choose a network, such as sasrec")
         build(model, 1)  # refuses what does not fit
-        check_trainable(model, self.train)
+        check_trainable(model, self.train, at="")
         return model
 
     def apply(self, checkpoint: Checkpoint, workshop: Workshop, folder: Path | None) -> Checkpoint:

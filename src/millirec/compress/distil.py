@@ -206,7 +206,7 @@ def _check_student(config: ModelConfig, train: TrainConfig) -> None:
             f"student: {_kind(config)} learns to fill gaps, and teachers say what comes next",
             "choose a student that reads forward, such as linear-recurrent or sasrec",
         )
-    check_trainable(config, train)
+    check_trainable(config, train, at="", name="student")
 
 
 def _check_teacher(config: ModelConfig, who: str) -> None:

@@ -72,7 +72,7 @@ class JointProduct(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="j
         if not self.fresh or self.codes_from == "vectors":
             return super().rewritten(config, n_items)
         new = replaced_table(config, self.table())
-        check_trainable(new, self.train)
+        check_trainable(new, self.train, at="")
         build(new, 1)
         return new
 

@@ -1,6 +1,7 @@
 """`Recipe`: compression steps in a row. `StepConfig`, the union of the steps, is the registry."""
 
 import hashlib
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -59,8 +60,9 @@ def compress(checkpoint: Checkpoint, recipe: Recipe, workshop: Workshop) -> Chec
             checkpoint = Checkpoint.load(done)
             continue
         checkpoint = _applied(step, checkpoint, workshop, None if folder is None else folder / "progress")
-        if done is not None:
-            checkpoint.save(done)
+        if folder is not None:
+            checkpoint.save(folder / "checkpoint")
+            shutil.rmtree(folder / "progress", ignore_errors=True)  # it has served
     return checkpoint
 
 
