@@ -35,6 +35,17 @@ def test_the_table_names_version_and_parity(checkpoint: str, tmp_path: Path) -> 
     assert "index exact, recall@10" in done.stdout
 
 
+def test_a_bundle_keeps_the_features_that_are_asked_for(checkpoint: str, tmp_path: Path) -> None:
+    for kept, features in (("genre", ["genre"]), ("", [])):
+        done = CliRunner().invoke(app, ["pack", checkpoint, "-o", str(tmp_path / "b"), "--features", kept])
+        assert done.exit_code == 0, done.output
+        assert list(open_bundle(tmp_path / "b").catalog.features) == features
+    refused = CliRunner().invoke(app, ["pack", checkpoint, "-o", str(tmp_path / "c"), "--features", "genre,colour"])
+    assert isinstance(refused.exception, ConfigError)
+    assert "$.pack.features: the catalogue has no 'colour'" in str(refused.exception)
+    assert not (tmp_path / "c").exists()
+
+
 def test_mistakes(checkpoint: str, tmp_path: Path) -> None:
     target = ["-o", str(tmp_path / "b")]
     wrong_index = CliRunner().invoke(app, ["pack", checkpoint, *target, "--index", "magic"])

@@ -15,7 +15,7 @@ from torch import nn
 from millirec.bundle import pack
 from millirec.compress.quantize import Quantize
 from millirec.compress.recipe import Recipe, check, compress
-from millirec.compress.rounding import channel_codes, exact, row_codes, train_rounded
+from millirec.compress.rounding import block_codes, channel_codes, exact, row_codes, train_rounded
 from millirec.compress.workshop import Workshop
 from millirec.data.codes import middle
 from millirec.data.dataset import CONTEXT, TRAIN
@@ -32,6 +32,7 @@ from millirec.models.config import (
     SASRecConfig,
 )
 from millirec.models.export import random_batch
+from millirec.models.layers.int4 import Int4Linear, unpacked
 from millirec.models.layers.linear import Int8Linear, input_range
 from millirec.models.layers.table import Quantized
 from millirec.train.config import TrainConfig
@@ -106,6 +107,47 @@ def test_a_layer_is_as_exact_as_bytes_are() -> None:
     assert torch.allclose(layer.weight, plain.weight, atol=float(scale.max()) / 2 * 1.001)
 
 
+def test_four_bits_by_hand() -> None:
+    """A block whose weights are whole multiples of an eighth of its largest is kept exactly, whatever its sign."""
+    weight = torch.tensor([[-8.0, -3, 0, 7, 1, 1, 1, 1] * 2, [0.5, 0.25, 0, -0.4375, 0, 0, 0, 0] * 2])
+    codes, scale = block_codes(weight)
+    assert codes.shape == (2, 1, 8)
+    assert scale.flatten().tolist() == [1.0, -0.0625]
+    assert codes[0, 0, :4].tolist() == [0 + 16 * 5, 8 + 16 * 15, 9 + 16 * 9, 9 + 16 * 9]
+    assert torch.equal(unpacked(codes, scale, 16), weight)
+
+
+@settings(deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 70)),
+    seed=st.integers(0, 99),
+    spread=st.sampled_from([1e-3, 1.0, 50]),
+)
+def test_four_bits_lose_no_more_than_a_step(shape: tuple[int, int], seed: int, spread: float) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * spread
+    codes, scale = block_codes(weight)
+    assert torch.equal(scale, scale.half().float())
+    kept = unpacked(codes, scale, shape[1])
+    layer = Int4Linear(shape[1], shape[0])
+    layer.load_state_dict({"codes": codes, "scale": scale, "bias": torch.ones(shape[0])})
+    assert torch.equal(layer.weight, kept)
+    x = torch.eye(shape[1])
+    assert torch.allclose(layer(x), kept.T + 1, atol=1e-6 * spread)
+    steps = scale.abs().repeat_interleave(2 * codes.shape[2], 1)[:, : shape[1]]
+    assert bool(((kept - weight).abs() <= 3.01 * steps).all())  # a narrower scale cuts the few largest
+    assert float((kept - weight).square().mean().sqrt()) <= float(steps.mean())
+
+
+@pytest.mark.parametrize("config", [LINEAR, GRU4RecConfig(embedding_dim=8, hidden_dim=8, max_length=10)], ids=repr)
+def test_a_bundle_keeps_four_bits(config: ModelConfig, tmp_path: Path) -> None:
+    _, made = quantized(config, weights="int4")
+    bundle = pack(made, tmp_path / "b")  # which compares graph and network
+    kinds = Counter(node.op_type for node in onnx.load_from_string(bundle.encoder.content).graph.node)
+    linear = sum(isinstance(module, Int4Linear) for module in made.network().modules())
+    assert 0 < kinds["MatMulNBits"] <= linear
+    assert bundle.manifest.parity_error < 1e-4
+
+
 # --- the step
 
 
@@ -118,6 +160,7 @@ def test_a_layer_is_as_exact_as_bytes_are() -> None:
         ({"weights": "int8"}, 0.06),
         ({"weights": None, "table_bits": 8}, 0.02),
         ({"weights": "int8", "table_bits": 4}, 0.3),
+        ({"weights": "int4"}, 0.3),
     ],
     ids=str,
 )
@@ -134,7 +177,8 @@ def test_what_comes_out_says_nearly_the_same(
 
 def test_fewer_bits_take_fewer_bytes(tmp_path: Path) -> None:
     sizes = []
-    for how in (None, {"weights": "fp16"}, {"weights": "int8"}, {"weights": "int8", "table_bits": 4}):
+    how_many = ({"weights": "fp16"}, {"weights": "int8"}, {"weights": "int8", "table_bits": 4})
+    for how in (None, *how_many, {"weights": "int4", "table_bits": 4}):
         config = SASRecConfig(embedding_dim=64, max_length=10)
         made = untrained(400, config) if how is None else quantized_of(untrained(400, config), how)
         made.save(tmp_path / "c")
@@ -142,6 +186,7 @@ def test_fewer_bits_take_fewer_bytes(tmp_path: Path) -> None:
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[1] < 0.52 * sizes[0]
     assert sizes[3] < 0.27 * sizes[0]
+    assert sizes[4] < 0.18 * sizes[0]
 
 
 def quantized_of(checkpoint: Checkpoint, settings: dict[str, Any]) -> Checkpoint:
@@ -193,14 +238,15 @@ def test_calibrated_ranges_are_those_of_real_histories() -> None:
     assert float(step) == pytest.approx(float(input_range(low, high)[0]), rel=0.02)
 
 
-def test_training_feels_the_rounding() -> None:
+@pytest.mark.parametrize("weights", ["int8", "int4"])
+def test_training_feels_the_rounding(weights: str) -> None:
     torch.manual_seed(0)
     checkpoint = untrained(30, SASREC)
     network: Any = checkpoint.network()
     names = set(network.state_dict())
-    train_rounded(network, int8=True, bits=4, ranges=None)
+    train_rounded(network, weights=weights, bits=4, ranges=None)
     batch = Inputs.of(random_batch(30, 5, 10, seed=1))
-    rounded = quantized_of(checkpoint, {"weights": "int8", "table_bits": 4})
+    rounded = quantized_of(checkpoint, {"weights": weights, "table_bits": 4})
     assert torch.allclose(network.forward(batch), rounded.network().forward(batch), atol=0.02)
     network.forward(batch).sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
@@ -245,7 +291,7 @@ def _loss(checkpoint: Checkpoint, dataset: Any) -> float:
     [
         ({"weights": None}, "both left out"),
         ({"table_bits": 3}, "table_bits = 3"),
-        ({"weights": "int4"}, "weights = 'int4'"),
+        ({"weights": "int3"}, "weights = 'int3'"),
         ({"calibration": 0}, "calibration = 0"),
         ({"share": 0.2}, "share = 0.2"),
     ],

@@ -14,7 +14,7 @@ from tests.networks import small
 LENGTH = 14
 
 
-@pytest.mark.parametrize("weights", ["fp32", "int8", "int8-static"])
+@pytest.mark.parametrize("weights", ["fp32", "int8", "int8-static", "int4"])
 def test_multiply_adds_of_sasrec_by_hand(weights: str) -> None:
     """Width 8, 2 heads of 4, 32 neurons: a whole block at 14 places, then the newest place of another."""
     network = build(small(SASRecConfig, weights=weights), 30).eval()

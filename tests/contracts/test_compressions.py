@@ -36,6 +36,7 @@ TRAIN = TrainConfig(epochs=1, batch_size=16)
 STEPS = [
     Quantize(),
     Quantize(weights="int8-static", table_bits=4, train=TRAIN),
+    Quantize(weights="int4", table_bits=4, train=TRAIN),
     Prune(sparsity=0.5),
     PruneStructure(keep_feed_forward=0.5, keep_heads=1),
     ProductQuantize(codes=4),

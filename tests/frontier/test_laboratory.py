@@ -104,6 +104,19 @@ def test_the_chosen_bundle_opens_and_the_figures_are_those_of_the_visits(folder:
     assert "small" in (folder / "f" / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("visits")
+def test_variants_are_packed_as_the_frontier_says_unless_they_say(folder: Path) -> None:
+    teacher, dataset = taught()
+    named = PackConfig(name="all")
+    lab = Laboratory(teacher, Workshop(read=lambda: dataset, repeats=False), QUICK, folder / "c", named)
+    own = msgspec.structs.replace(SMALL, name="own", pack=PackConfig(name="own"))
+    try:
+        names = [lab.bundle(variant).manifest.name for variant in (lab.teacher, own)]
+    finally:
+        lab.close()
+    assert names == ["all", "own"]
+
+
 def test_the_config_of_a_variant_makes_the_same_bundle(folder: Path, visits: list[str]) -> None:
     found, _ = explored(folder)
     again = convert(tomllib.loads(found.variants[1].config), FrontierConfig, "")

@@ -10,7 +10,7 @@ import numpy as np
 
 from millirec import __version__, index
 from millirec.bundle.manifest import SCHEMA
-from millirec.bundle.packing import EXACT_BELOW, PackConfig, check_target, graph_arrays, write
+from millirec.bundle.packing import EXACT_BELOW, PackConfig, check_target, graph_arrays, kept_features, write
 from millirec.bundle.read import FIELDS, Bundle
 from millirec.data.catalog import Catalog
 from millirec.data.encode import Batch
@@ -82,7 +82,9 @@ def pack_graph(
     }
     tensors: dict[str, Array] = graph_arrays("encoder", graph)
     tensors |= {f"index/{name}": array for name, array in built.arrays().items()}
-    return write(folder, tensors | {"popularity": np.zeros(n_items + 1, np.int64)}, items.catalog, told)
+    return write(
+        folder, tensors | {"popularity": np.zeros(n_items + 1, np.int64)}, kept_features(items.catalog, config), told
+    )
 
 
 def _check_vectors(items: ForeignItems, width: int) -> None:

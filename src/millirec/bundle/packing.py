@@ -36,13 +36,15 @@ class PackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     `name`: None = the kind of the model. `index`: "auto" = the model's own item table where that is compressed,
     otherwise exact below 50,000 items, else compressed. `tolerance`: the largest difference between graph and network,
     relative to the largest number; None = 1e-4, and 0.2 for weights of int8, where a number that lies between two
-    levels may fall to either side.
+    levels may fall to either side. `features`: the catalogue's features that the bundle keeps, for `where` and the
+    like; None = all of them.
     """
 
     name: str | None = None
     index: IndexConfig | Literal["auto"] = "auto"
     cascade: CascadeConfig = msgspec.field(default_factory=CascadeConfig)
     tolerance: float | None = None
+    features: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip():
@@ -63,6 +65,7 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
 
     config = config or PackConfig()
     check_target(folder)
+    catalog = kept_features(checkpoint.catalog, config)
     network = checkpoint.network()
     if not isinstance(network, SequenceModel):
         kind = msgspec.to_builtins(checkpoint.config)["kind"]
@@ -81,7 +84,19 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
         "state_size": network.state_size if isinstance(network, Stepwise) else 0,
     }
     tensors |= {f"index/{name}": array for name, array in arrays.items()}
-    return write(folder, tensors | {"popularity": checkpoint.popularity.astype(np.int64)}, checkpoint.catalog, told)
+    return write(folder, tensors | {"popularity": checkpoint.popularity.astype(np.int64)}, catalog, told)
+
+
+def kept_features(catalog: Catalog, config: PackConfig) -> Catalog:
+    """The catalogue as the bundle keeps it. Raises ConfigError for a feature that it does not have."""
+    if config.features is None:
+        return catalog
+    if unknown := [name for name in config.features if name not in catalog.features]:
+        raise ConfigError(
+            f"$.pack.features: the catalogue has no {unknown[0]!r}",
+            f"name some of {', '.join(catalog.features) or 'none'}",
+        )
+    return Catalog(catalog.vocabulary, {name: catalog.features[name] for name in config.features})
 
 
 def _described(checkpoint: "Checkpoint", config: PackConfig, network: "SequenceModel") -> dict[str, Any]:

@@ -27,6 +27,9 @@ def pack(
     index: Annotated[
         str, typer.Option(help="auto (by the size of the catalogue), exact, or pq (compressed).")
     ] = "auto",
+    features: Annotated[
+        str | None, typer.Option(help="Item features that the bundle keeps, with commas between; all when left out.")
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
@@ -46,7 +49,8 @@ def pack(
     kinds = {"exact": ExactConfig, "pq": PQConfig}
     if index != "auto" and index not in kinds:
         raise ConfigError(f"--index {index}", "choose auto, exact or pq")
-    config = PackConfig(name=name, index=kinds[index]() if index in kinds else "auto")
+    kept = None if features is None else tuple(filter(None, features.split(",")))
+    config = PackConfig(name=name, index=kinds[index]() if index in kinds else "auto", features=kept)
     foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
     if model.suffix == ".onnx":
         packed = _pack_graph(model, bundle, config, foreign)

@@ -1,5 +1,6 @@
 """Quantisation: fewer bits for the weights of linear layers and for the vectors of items."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from millirec.compress.calibrate import Ranges, calibrated_ranges
 from millirec.compress.recovery import measured, recovered
-from millirec.compress.rounding import channel_codes, exact, row_codes, train_rounded
+from millirec.compress.rounding import block_codes, channel_codes, exact, row_codes, train_rounded
 from millirec.compress.workshop import Workshop
 from millirec.data.codes import pack
 from millirec.data.errors import ConfigError
@@ -22,14 +23,15 @@ from millirec.models.layers.table import Dense, Quantized
 from millirec.train.config import TrainConfig
 from millirec.train.trainable import check_trainable
 
-Target = Literal["fp16", "bf16", "int8", "int8-static"]
+Target = Literal["fp16", "bf16", "int8", "int8-static", "int4"]
+_INTEGERS = ("int8", "int8-static", "int4")
 
 
 class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="quantize"):
-    """`weights`: "int8" with inputs scaled as they come, "int8-static" with inputs scaled by what `calibration` random
-    training histories show (`share` of the values lie within), both with 16 bits for all other parameters; "fp16",
-    "bf16", or None = as they are. `table_bits`: 8, 4 or 2 bits for item vectors, with a scale for each row; None = as
-    they are.
+    """`weights`: "int8" with inputs scaled as they come; "int8-static" with inputs scaled by what `calibration` random
+    training histories show (`share` of the values lie within); "int4" with a scale for each block of weights and inputs
+    as they are; all three with 16 bits for all other parameters; "fp16", "bf16"; None = as they are. `table_bits`: 8, 4
+    or 2 bits for item vectors, with a scale for each row; None = as they are.
 
     With `train` the network learns on, rounded as it will be, before its numbers are fixed (quantisation-aware training
     with straight-through gradients: Jacob et al., CVPR 2018).
@@ -87,8 +89,7 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         config = self.rewritten(checkpoint.config, len(checkpoint.catalog))
         ranges = self._ranges(checkpoint, workshop)
         if self.train is not None:
-            int8 = self.weights in ("int8", "int8-static")
-            rounding = partial(train_rounded, int8=int8, bits=self.table_bits, ranges=ranges)
+            rounding = partial(train_rounded, weights=self.weights, bits=self.table_bits, ranges=ranges)
             learned = recovered(checkpoint, self.train, workshop, folder, rounding)
             checkpoint = replace(learned, parameters=exact(learned.parameters))
             ranges = self._ranges(checkpoint, workshop)
@@ -108,10 +109,11 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             numbers, scale = row_codes(out.pop("item.weight"), self.table_bits)
             out["item.codes"] = torch.from_numpy(pack(numbers.numpy(), self.table_bits))
             out["item.scale"] = scale
-        if self.weights in ("int8", "int8-static"):
+        if self.weights in _INTEGERS:
             for name, module in network.named_modules():
                 if isinstance(module, nn.Linear):
-                    _replace_linear(out, name, module, ranges)
+                    _replace_linear(out, name, module, block_codes if self.weights == "int4" else channel_codes)
+                    _add_range(out, name, ranges)
         if self.weights is not None:
             # Scales of bytes stay exact. What int8 leaves as floats is small, and as good in 16 bits.
             kind = torch.bfloat16 if self.weights == "bf16" else torch.float16
@@ -126,11 +128,16 @@ def _is_scale(name: str, parameters: dict[str, Tensor]) -> bool:
     return own in ("scale", "input_scale") and f"{owner}.codes" in parameters
 
 
-def _replace_linear(parameters: dict[str, Tensor], name: str, module: nn.Linear, ranges: Ranges | None) -> None:
-    """The parameters of an `Int8Linear` in the place of a linear layer's."""
-    codes, scale = channel_codes(parameters.pop(f"{name}.weight"))
+def _replace_linear(
+    parameters: dict[str, Tensor], name: str, module: nn.Linear, coded: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> None:
+    """The parameters of a rounded layer in the place of a linear layer's."""
+    codes, scale = coded(parameters.pop(f"{name}.weight"))
     bias = parameters.pop(f"{name}.bias", torch.zeros(module.out_features))
     parameters |= {f"{name}.codes": codes, f"{name}.scale": scale, f"{name}.bias": bias}
+
+
+def _add_range(parameters: dict[str, Tensor], name: str, ranges: Ranges | None) -> None:
     if ranges is not None:
         # A layer that no history reached keeps the widest range of all others.
         step, middle = ranges[name] if name in ranges else max(ranges.values(), key=lambda found: float(found[0]))

@@ -85,6 +85,11 @@ def _int8_flops(x: Any, codes: Any, *_: Any, **__: Any) -> int:
     return int(2 * torch.Size(x).numel() * codes[1])
 
 
+def _int4_flops(x: Any, codes: Any, *_: Any, **__: Any) -> int:
+    """Of shapes (..., in) and (out, blocks, size / 2)."""
+    return int(2 * torch.Size(x).numel() * codes[0])
+
+
 def _recurrent_flops(x: Any, inputs: Any, states: Any, *_: Any, **__: Any) -> int:
     """Of shapes (L, B, in), and (gates, in) and (gates, h) of the weights of one layer."""
     return int(2 * x[0] * x[1] * (torch.Size(inputs).numel() + torch.Size(states).numel()))
@@ -93,6 +98,7 @@ def _recurrent_flops(x: Any, inputs: Any, states: Any, *_: Any, **__: Any) -> in
 _COUNTED = {
     torch.ops.millirec.int8_dynamic: _int8_flops,
     torch.ops.millirec.int8_static: _int8_flops,
+    torch.ops.millirec.int4: _int4_flops,
     torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
 }
 

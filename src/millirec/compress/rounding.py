@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from millirec.data.codes import middle
+from millirec.data.codes import middle, pack
+from millirec.models.layers import int4
 from millirec.models.layers.linear import MIDDLE, input_range, rounded
 from millirec.models.layers.table import DenseTable
 
 _WIDTHS = {2: 0.9957, 4: 0.3352, 8: 0.0308}  # of levels, for a spread of 1
 _TRIALS = (0.6, 0.75, 0.87, 1.0, 1.13, 1.3, 1.5)
+_STEPS = (0.7, 0.8, 0.87, 0.94, 1.0, 1.07)  # of an eighth of a block's largest weight
 
 
 def channel_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,6 +23,40 @@ def channel_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
     scale = weight.abs().amax(1).clamp_min(1e-12) / 127
     codes = (weight / scale[:, None]).round().clamp(-127, 127) + MIDDLE
     return codes.to(torch.uint8).T.contiguous(), scale
+
+
+def block_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (out, in) as `Int4Linear` keeps them: codes (out, blocks, size / 2), scales (out, blocks).
+
+    Scales are exact in 16 bits. One that is negative lets the largest weight of a block, which has 8 levels on one side
+    and 7 on the other, lie on the side of 8.
+    """
+    blocks = _blocks(weight)
+    scale = _block_scale(blocks)
+    numbers = _block_levels(blocks, scale).to(torch.uint8)
+    return torch.from_numpy(pack(numbers.cpu().numpy(), 4)), scale.squeeze(-1)
+
+
+def _blocks(weight: Tensor) -> Tensor:
+    """(out, blocks, size) from (out, in), the last block filled with zeros."""
+    size = int4.block_size(weight.shape[1])
+    return nn.functional.pad(weight, (0, -weight.shape[1] % size)).reshape(len(weight), -1, size)
+
+
+def _block_scale(blocks: Tensor) -> Tensor:
+    """The width of a level (out, blocks, 1) that loses least of each block."""
+    largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
+    best, least = torch.zeros_like(largest), torch.full_like(largest, torch.inf)
+    for factor in (*_STEPS, *(-step for step in _STEPS)):
+        scale = (largest * (factor / int4.MIDDLE)).half().to(blocks.dtype)
+        error = ((_block_levels(blocks, scale) - int4.MIDDLE) * scale - blocks).square().sum(-1, keepdim=True)
+        best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
+    return best
+
+
+def _block_levels(blocks: Tensor, scale: Tensor) -> Tensor:
+    safe = torch.where(scale != 0, scale, torch.ones_like(scale))
+    return (blocks / safe + int4.MIDDLE).round().clamp(0, 15)
 
 
 def row_codes(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -61,6 +97,18 @@ class RoundedChannels(nn.Module):
         return weight + (kept - weight).detach()
 
 
+class RoundedBlocks(nn.Module):
+    """For `parametrize`: weights as `block_codes` leave them; gradients pass as if nothing had happened."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """(out, in) to (out, in)."""
+        with torch.no_grad():
+            blocks = _blocks(weight)
+            scale = _block_scale(blocks)
+            kept = ((_block_levels(blocks, scale) - int4.MIDDLE) * scale).flatten(1)[:, : weight.shape[1]]
+        return weight + (kept - weight).detach()
+
+
 class RoundedRows(nn.Module):
     """For `parametrize`: rows as `row_codes` leave them; gradients pass as if nothing had happened."""
 
@@ -85,18 +133,27 @@ def rounded_inputs(ranges: dict[str, tuple[Tensor, Tensor]] | None, name: str, x
 
 
 def train_rounded(
-    network: nn.Module, *, int8: bool, bits: int | None, ranges: dict[str, tuple[Tensor, Tensor]] | None
+    network: nn.Module, *, weights: str | None, bits: int | None, ranges: dict[str, tuple[Tensor, Tensor]] | None
 ) -> None:
     """Let a network compute with rounded numbers while it keeps, and learns, exact ones.
 
-    `int8`: linear layers and their inputs; `bits`: item vectors.
+    `weights`: how linear layers will be, integers only; `bits`: item vectors.
     """
     for name, module in list(network.named_modules()):
-        if int8 and isinstance(module, nn.Linear):
-            parametrize.register_parametrization(module, "weight", RoundedChannels())
-            module.register_forward_pre_hook(lambda _, given, name=name: (rounded_inputs(ranges, name, given[0]),))
+        if isinstance(module, nn.Linear):
+            _round_linear(module, name, weights, ranges)
         if bits is not None and isinstance(module, DenseTable):
             parametrize.register_parametrization(module, "weight", RoundedRows(bits))
+
+
+def _round_linear(
+    module: nn.Linear, name: str, weights: str | None, ranges: dict[str, tuple[Tensor, Tensor]] | None
+) -> None:
+    if weights == "int4":
+        parametrize.register_parametrization(module, "weight", RoundedBlocks())
+    elif weights in ("int8", "int8-static"):
+        parametrize.register_parametrization(module, "weight", RoundedChannels())
+        module.register_forward_pre_hook(lambda _, given: (rounded_inputs(ranges, name, given[0]),))
 
 
 def exact(parameters: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -27,13 +27,13 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A model to be packed and measured.
 
     `checkpoint`: the folder that it starts from, None = the teacher. `steps`: what is done to it, as in a recipe;
-    none = as it is. `pack` and `engine`: how it is packed and served.
+    none = as it is. `pack` (None = as the frontier's) and `engine`: how it is packed and served.
     """
 
     name: str
     checkpoint: str | None = None
     steps: tuple[StepConfig, ...] = ()
-    pack: PackConfig = PackConfig()
+    pack: PackConfig | None = None
     engine: EngineSettings = EngineSettings()
 
     def __post_init__(self) -> None:
@@ -110,7 +110,8 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `teacher`: a checkpoint's folder, or a run's TOML that is trained first. `data`, `split`, `repeats`: where they
     are to differ from what the teacher says of itself (the data moved). `gate`: a variant is chosen only when the
     lower bound of the quality that it keeps, as a share of the teacher's NDCG@10, is at least this. `search`: variants
-    that are sought first, of which the best are added to the others. The results go to `<out>/<name>/`.
+    that are sought first, of which the best are added to the others. `pack`: how the teacher is packed, and every
+    variant that does not say. The results go to `<out>/<name>/`.
     """
 
     teacher: str
@@ -125,6 +126,7 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     machine: Machine = Machine()
     gate: float | None = None
     search: Search | None = None
+    pack: PackConfig = PackConfig()
 
     def __post_init__(self) -> None:
         check_name("$.name", self.name)
@@ -146,9 +148,11 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         plain: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(self, search=None))
         plain["variants"] = [msgspec.to_builtins(variant) for variant in self.variants if variant.name == name]
         for variant in plain["variants"]:
-            for field, default in (("steps", ()), ("pack", PackConfig()), ("engine", EngineSettings())):
+            for field, default in (("steps", ()), ("pack", None), ("engine", EngineSettings())):
                 if variant[field] == msgspec.to_builtins(default):
                     del variant[field]
+        if self.pack == PackConfig():
+            del plain["pack"]
         return plain
 
 

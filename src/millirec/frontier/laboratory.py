@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from millirec.bundle import Bundle
+from millirec.bundle import Bundle, PackConfig
 from millirec.compress.workshop import Workshop
 from millirec.data.dataset import Dataset
 from millirec.data.errors import MillirecError
@@ -25,17 +25,24 @@ class Laboratory:
     """Makes variants of one teacher and measures them on one data set, here. `close` it at the end.
 
     `folder`: where everything is kept by the hash of what decides it; nobody else may work there meanwhile.
-    `workshop`: data, machine and journal for the recipes.
+    `workshop`: data, machine and journal for the recipes. `pack`: how variants are packed that do not say.
     """
 
-    def __init__(self, teacher: Checkpoint, workshop: Workshop, measure: Measure, folder: Path) -> None:
+    def __init__(
+        self,
+        teacher: Checkpoint,
+        workshop: Workshop,
+        measure: Measure,
+        folder: Path,
+        pack: PackConfig = PackConfig(),  # noqa: B008 - frozen
+    ) -> None:
         dataset = workshop.dataset
         self.measure, self.host, self.folder = measure, Host.here(), folder
         self.teacher = Variant(name=TEACHER)
         self._cache = Cache(folder)
         self._cache.tidy()
         kept = replace(workshop, read=lambda: dataset, folder=self._cache.place("steps", "").resolve())
-        self._maker = Maker(kept, self._cache)
+        self._maker = Maker(kept, self._cache, pack)
         self._starts: dict[str | None, Checkpoint] = {None: teacher}
         self._examination = Examination(dataset, measure, folder / "stores", repeats=workshop.repeats)
 

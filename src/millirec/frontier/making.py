@@ -9,7 +9,7 @@ import msgspec
 import torch
 
 from millirec import __version__
-from millirec.bundle import Bundle, open_bundle, pack
+from millirec.bundle import Bundle, PackConfig, open_bundle, pack
 from millirec.compress.recipe import Recipe, compress
 from millirec.compress.workshop import Workshop
 from millirec.data.errors import ArtifactError
@@ -42,10 +42,11 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """Makes variants in one workshop and keeps them in one cache."""
+    """Makes variants in one workshop and keeps them in one cache. `pack`: how those are packed that do not say."""
 
     workshop: Workshop
     cache: Cache
+    pack: PackConfig = PackConfig()
 
     def make(self, variant: Variant, start: Checkpoint) -> Made:
         """The packed variant, made now or taken from the cache.
@@ -65,7 +66,7 @@ class Maker:
 
     def key(self, variant: Variant, start: Checkpoint) -> str:
         """The hash of all that decides the bundle."""
-        about = (start.content_hash, start.lineage, start.provenance, variant.steps, variant.pack)
+        about = (start.content_hash, start.lineage, start.provenance, variant.steps, variant.pack or self.pack)
         dataset, machine = self.workshop.dataset, self.workshop.machine
         data = (dataset.split_fingerprint, self.workshop.repeats, machine.seed) if variant.steps else ()
         return key_of(about, data, __version__)
@@ -85,7 +86,7 @@ class Maker:
         checkpoint = start
         if variant.steps:
             checkpoint = compress(start, Recipe(steps=variant.steps, name=variant.name), self.workshop)
-        bundle = pack(checkpoint, self.cache.place("bundles", key), variant.pack)
+        bundle = pack(checkpoint, self.cache.place("bundles", key), variant.pack or self.pack)
         before, after = checkpoint.lineage[: len(start.lineage)], checkpoint.lineage[len(start.lineage) :]
         zeros, parameters = _zeros(checkpoint)
         return Made(

@@ -34,7 +34,7 @@ def run(
     folder = Path(config.out) / config.name
     with alone_in(folder):
         searched, config = _searched(config, teacher, workshop, watcher)
-        laboratory = Laboratory(teacher, workshop, config.measure, folder / "cache")
+        laboratory = Laboratory(teacher, workshop, config.measure, folder / "cache", config.pack)
         try:
             found = msgspec.structs.replace(explore(config, laboratory, watcher, write), search=searched)
             name = found.choice.chosen or found.choice.nearest

@@ -44,7 +44,7 @@ def search(
         raise ValueError("nothing is to be searched")
     folder, rival = Path(config.out) / config.name / "cache", Rival(workshop.journal)
     measure = msgspec.structs.replace(config.measure, part="validation", rounds=config.search.rounds)
-    laboratory = Laboratory(teacher, replace(workshop, journal=rival), measure, folder)
+    laboratory = Laboratory(teacher, replace(workshop, journal=rival), measure, folder, config.pack)
     try:
         key = key_of(
             teacher.content_hash, laboratory.dataset.split_fingerprint, _decisive(config, config.search), measure

@@ -12,7 +12,7 @@ from millirec.data.errors import ConfigError
 from millirec.models.layers.parts import Structure
 from millirec.models.layers.table import Dense, TableConfig
 
-Weights = Literal["fp32", "fp16", "bf16", "int8", "int8-static"]
+Weights = Literal["fp32", "fp16", "bf16", "int8", "int8-static", "int4"]
 
 
 class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,7 +20,7 @@ class NetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     `table`: how item vectors are kept. `weights`: how all other parameters are. "fp16" and "bf16" are stored so and
     computed with as floats; "int8" computes linear layers in integers, its inputs scaled as they come;
-    "int8-static" scales them as calibrated.
+    "int8-static" scales them as calibrated; "int4" keeps the weights of linear layers so and computes with floats.
     """
 
     table: TableConfig = Dense()

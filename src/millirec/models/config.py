@@ -10,7 +10,7 @@ from millirec.models.ease import EASE, EASEConfig
 from millirec.models.gru4rec import GRU4Rec, GRU4RecConfig
 from millirec.models.hstu import HSTU, HSTUConfig
 from millirec.models.item_knn import ItemKNN, ItemKNNConfig
-from millirec.models.layers.linear import with_int8
+from millirec.models.layers.rounded import round_linears
 from millirec.models.linear_recurrent import LinearRecurrent, LinearRecurrentConfig
 from millirec.models.markov import Markov, MarkovConfig
 from millirec.models.nextitnet import NextItNet, NextItNetConfig
@@ -39,8 +39,8 @@ def build(config: ModelConfig, n_items: int) -> nn.Module:
     if n_items < 1:
         raise ConfigError("a model needs at least one item", "check the data")
     network = _network(config, n_items)
-    if isinstance(config, NetworkConfig) and config.weights in ("int8", "int8-static"):
-        with_int8(network, static=config.weights == "int8-static")
+    if isinstance(config, NetworkConfig):
+        round_linears(network, config.weights)
     return network
 
 

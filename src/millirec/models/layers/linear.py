@@ -89,11 +89,3 @@ def _shape(x: Tensor, codes: Tensor, *_: Tensor) -> Tensor:
 
 int8_dynamic.register_fake(_shape)
 int8_static.register_fake(_shape)
-
-
-def with_int8(network: nn.Module, *, static: bool) -> None:
-    """Put `Int8Linear` in the place of every linear layer; their values are to be loaded afterwards."""
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.Linear):
-                setattr(parent, name, Int8Linear(child.in_features, child.out_features, static=static))
