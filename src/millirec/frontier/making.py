@@ -1,7 +1,7 @@
 """`Made`: a variant as a packed bundle, and what was learned on the way. `make` applies the recipe and packs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class Maker:
 
     workshop: Workshop
     cache: Cache
-    pack: PackConfig = PackConfig()
+    pack: PackConfig = field(default_factory=PackConfig)
 
     def make(self, variant: Variant, start: Checkpoint) -> Made:
         """The packed variant, made now or taken from the cache.
