@@ -58,7 +58,7 @@ class NewTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not isinstance(config, NetworkConfig) or not isinstance(config.table, Dense):
             raise ConfigError("the item table is not of floats any more", "replace it once, before other steps")
         if self.train is not None:
-            check_trainable(new, self.train, at="")
+            check_trainable(new, self.train, at="", fitted=True)
         build(new, 1)  # refuses what does not fit the width
         return new
 
