@@ -18,7 +18,8 @@ from millirec.models.layers.table import Tiered, TieredTable
 class Tier(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="tiered"):
     """The `share` of the items with most training events gets `bits` bits a number, and a scale for each row.
 
-    All others get `codes` codes of `code_bits` bits, found by k-means among the parts of their own vectors.
+    All others get `codes` codes of `code_bits` bits, found by k-means among the parts of their own vectors; where
+    scores are cosines, of their directions, scaled to their mean length.
     """
 
     share: float = 0.25
@@ -39,12 +40,12 @@ class Tier(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="tiered"):
         fine = most_taken(checkpoint.popularity, table.n_fine)
         coarse = np.setdiff1d(np.arange(1, table.n_items + 1), fine)
         table.divide(fine)
-        vectors = dense_vectors(checkpoint, table)
-        numbers, scale = row_codes(vectors[fine], self.bits)
+        numbers, scale = row_codes(dense_vectors(checkpoint, table.fine, fine), self.bits)
         table.fine.codes[1:], table.fine.scale[1:] = torch.from_numpy(pack(numbers.numpy(), self.bits)), scale
         if len(coarse):
             weights = item_weights(checkpoint, self.power)[coarse]
-            cluster(table.coarse, vectors[coarse], weights, workshop.machine.seed)
+            vectors = dense_vectors(checkpoint, table.coarse, coarse)
+            cluster(table.coarse, vectors, weights, workshop.machine.seed)
 
 
 def most_taken(popularity: NDArray[np.int64], n: int) -> NDArray[np.int64]:
