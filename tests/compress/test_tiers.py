@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from millirec.bundle import open_bundle, pack
+from millirec.compress.anew import Train
+from millirec.compress.distil import Distil
 from millirec.compress.embedding import item_weights
 from millirec.compress.product import ProductQuantize
 from millirec.compress.prune import Prune
@@ -22,12 +24,18 @@ from millirec.index import TableIndex, TableIndexConfig
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import GRU4RecConfig, LinearRecurrentConfig, SASRecConfig
 from millirec.models.layers.table import Tiered
+from millirec.train.config import TrainConfig
+from millirec.train.fit import fit
+from millirec.train.journal import Silent
+from millirec.train.losses import BCE
 from millirec.train.machine import Machine
 from tests.bundles import untrained
+from tests.logs import cycle
 from tests.networks import small
 
 SASREC = small(SASRecConfig)
 COSINE = small(SASRecConfig, temperature=0.1)
+TRAIN = TrainConfig(epochs=2, batch_size=8, learning_rate=0.02)
 LINEAR = small(LinearRecurrentConfig, temperature=0.1)
 
 
@@ -134,6 +142,47 @@ def test_a_row_takes_the_bytes_that_it_should(tmp_path: Path) -> None:
     network = sum(v.numel() * 2 for name, v in after.parameters.items() if not name.startswith("item."))
     items = 1000 * (32 + 2) + 3000 * 8 + 8 * 256 * 8 * 2
     assert (tmp_path / "c" / "parameters.safetensors").stat().st_size < items + network + 5000
+
+
+def test_training_on_moves_the_sub_vectors_only() -> None:
+    teacher = fit(cycle(), SASREC, TRAIN, Machine(threads=1), Silent())
+    one, other = (
+        Recipe(steps=(Tier(share=0.5, codes=4, code_bits=4, train=how), Quantize(weights="int8")))
+        for how in (None, TRAIN)
+    )
+    shop = Workshop(read=cycle, machine=Machine(threads=1))
+    before, after = compress(teacher, one, shop), compress(teacher, other, shop)
+    rests = {"item.slots", "item.fine.codes", "item.fine.scale", "item.coarse.codes"}
+    assert all(torch.equal(before.parameters[name], after.parameters[name]) for name in rests)
+    assert not torch.equal(before.parameters["item.coarse.centroids"], after.parameters["item.coarse.centroids"])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: fit(cycle(), small(SASRecConfig, table=Tiered(codes=4)), TRAIN, Machine(threads=1), Silent()),
+            r"\$\.model\.table\.kind = 'tiered' cannot be trained from nothing",
+        ),
+        (
+            lambda: check(Recipe(steps=(Train(train=TRAIN), Tier(codes=4), Train(train=TRAIN))), SASREC, 30),
+            r"\$\.steps\[2\]: model\.table\.kind = 'tiered' cannot be trained from nothing",
+        ),
+        (
+            lambda: check(
+                Recipe(steps=(Distil(student=small(SASRecConfig, table=Tiered(codes=4)), train=TRAIN),)), SASREC, 30
+            ),
+            r"student\.table\.kind = 'tiered' cannot be trained from nothing",
+        ),
+        (
+            lambda: check(Recipe(steps=(Tier(codes=4, train=TrainConfig(sparse_rows=True, loss=BCE())),)), SASREC, 30),
+            r"train\.sparse_rows: .*'tiered'",
+        ),
+    ],
+)
+def test_training_that_cannot_be(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 def arrays() -> dict[str, Any]:
