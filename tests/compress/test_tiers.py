@@ -106,20 +106,22 @@ def test_more_bytes_lose_less(worse: dict[str, Any], better: dict[str, Any]) -> 
 
 
 @pytest.mark.parametrize(
-    ("kind", "temperature", "weights"),
-    [(SASRecConfig, None, None), (LinearRecurrentConfig, 0.1, None), (GRU4RecConfig, 0.1, "int8")],
+    ("config", "weights"),
+    [
+        (small(SASRecConfig, embedding_dim=32, blocks=1), None),
+        (small(LinearRecurrentConfig, embedding_dim=32, blocks=1, temperature=0.1), None),
+        (small(GRU4RecConfig, embedding_dim=32, layers=1, temperature=0.1), "int8"),
+    ],
+    ids=["sasrec", "linear-recurrent", "gru4rec"],
 )
-def test_a_bundle_keeps_one_copy_and_answers_as_the_network(
-    kind: type[Any], temperature: float | None, weights: str | None, tmp_path: Path
-) -> None:
-    config = small(kind, embedding_dim=32, temperature=temperature)
+def test_a_bundle_keeps_one_copy_and_answers_as_the_network(config: Any, weights: str | None, tmp_path: Path) -> None:
     after = made(scattered(50, config), Tier(share=0.3))
     if weights is not None:
         after = made(after, Quantize(weights="int8"))
         assert after.config.table == Tiered(share=0.3)
     bundle = pack(after, tmp_path / "b")
     assert weights is not None or bundle.manifest.parity_error < 1e-5
-    unit = temperature is not None
+    unit = config.temperature is not None
     assert bundle.manifest.index == TableIndexConfig(table="tiered", bits=4, unit=unit)
     network: Any = after.network()
     bundle = open_bundle(tmp_path / "b")
