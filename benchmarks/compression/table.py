@@ -13,7 +13,10 @@ Made by `python -m benchmarks.compression --table` from `benchmarks/results/`. Q
 the test part, with the whole catalogue ranked; speed is measured at the real server, on one core, in interleaved rounds
 (see [frontier.md](frontier.md)). `kept`: NDCG@10 as a share of the teacher's, with the lower end of its 95 % interval.
 """
-_TITLES = {"ml1m": "MovieLens-1M, the teacher HSTU-large"}
+_TITLES = {
+    "ml1m": "MovieLens-1M, the teacher HSTU-large",
+    "beauty": "Amazon Beauty (BERT4Rec's, 54,542 items), the teacher SASRec",
+}
 
 
 def write() -> None:

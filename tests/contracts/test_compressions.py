@@ -17,6 +17,7 @@ from millirec.compress.prune import Prune
 from millirec.compress.quantize import Quantize
 from millirec.compress.recipe import Recipe, StepConfig, compress
 from millirec.compress.structure import PruneStructure
+from millirec.compress.tiers import Tier
 from millirec.compress.workshop import Workshop
 from millirec.data.dataset import Dataset
 from millirec.data.errors import ConfigError
@@ -43,6 +44,7 @@ STEPS = [
     JointProduct(codes=4, train=TRAIN),
     Factorise(rank=4),
     Hash(buckets=3),
+    Tier(share=0.5, codes=4),
     Distil(train=TRAIN),
     Train(train=TRAIN),
 ]

@@ -1,7 +1,9 @@
 """Vocabularies and catalogues: ids, features, and their files."""
 
 import json
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,5 +100,47 @@ def test_damaged_files_are_refused_by_name(tmp_path: Path, damage: str) -> None:
         plain["columns"]["colour"]["kind"] = "numeric"
         changed = head[:-5] if damage == "json" else json.dumps(plain).encode()
         save_tensors(arrays | {"__head__": np.frombuffer(changed, np.uint8)}, path)
+    with pytest.raises(ArtifactError, match="catalog"):
+        Catalog.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("ids", "numbers"),
+    [
+        (("7", "5", "-3", "9223372036854775807"), [7, 5, -3, 9223372036854775807]),
+        (("7", "05"), None),
+        (("7", "+5"), None),
+        (("7", "1_0"), None),
+        (("7", "\N{ARABIC-INDIC DIGIT FIVE}"), None),
+        (("7", "9223372036854775808"), None),
+        (("7", "a"), None),
+        (("7", " 5"), None),
+        (("7", ""), None),
+    ],
+)
+def test_ids_that_are_whole_numbers_are_kept_as_such(tmp_path: Path, ids: tuple[str, ...], numbers: Any) -> None:
+    Catalog(Vocabulary(ids)).save(tmp_path)
+    arrays = load_tensors(tmp_path / "catalog.safetensors")
+    assert arrays.get("__ids__", np.array(None)).tolist() == numbers
+    assert Catalog.load(tmp_path).vocabulary.ids == ids
+
+
+@given(st.lists(st.integers(-(2**70), 2**70) | st.text(max_size=5), unique_by=str, max_size=20))
+def test_any_ids_come_back(names: list[int | str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Catalog(Vocabulary([str(name) for name in names])).save(Path(folder))
+        assert Catalog.load(Path(folder)).vocabulary.ids == tuple(map(str, names))
+
+
+def test_rising_numbers_take_hardly_any_bytes(tmp_path: Path) -> None:
+    Catalog(Vocabulary([str(number) for number in range(1, 50_001)])).save(tmp_path)
+    assert (tmp_path / "catalog.safetensors").stat().st_size < 2000
+
+
+@pytest.mark.parametrize("ids", [np.array([1.0, 2.0]), np.array([[1], [2]])])
+def test_damaged_numbers_are_refused(tmp_path: Path, ids: Any) -> None:
+    Catalog(Vocabulary(["1", "2"])).save(tmp_path)
+    path = tmp_path / "catalog.safetensors"
+    save_tensors(load_tensors(path) | {"__ids__": ids}, path)
     with pytest.raises(ArtifactError, match="catalog"):
         Catalog.load(tmp_path)

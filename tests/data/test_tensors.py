@@ -97,6 +97,25 @@ def test_equal_arrays_are_kept_once(tmp_path):
     assert (tmp_path / "x").stat().st_size < 20_000 + 600
 
 
+def test_the_same_numbers_in_other_shapes_are_kept_once(tmp_path):
+    x = np.random.default_rng(0).standard_normal((40, 50)).astype(np.float32)
+    shapes = {"x": (40, 50), "y": (2000,), "z": (2, 20, 50)}
+    save_tensors({name: x.reshape(shape) for name, shape in shapes.items()}, tmp_path / "x")
+    assert (tmp_path / "x").stat().st_size < x.nbytes + 600
+    back = load_tensors(tmp_path / "x")
+    for name, shape in shapes.items():
+        assert np.array_equal(back[name], x.reshape(shape))
+        assert np.shares_memory(back[name], back["x"])
+    empty = {"a": np.zeros((0, 3)), "b": np.zeros((5, 0)), "c": np.array(1.5), "d": np.array([1.5])}
+    save_tensors(empty, tmp_path / "x")
+    assert {name: array.shape for name, array in load_tensors(tmp_path / "x").items()} == {
+        "a": (0, 3),
+        "b": (5, 0),
+        "c": (),
+        "d": (1,),
+    }
+
+
 def test_damage_is_refused(tmp_path):
     save_tensors({"x": np.zeros(1000, np.float32)}, tmp_path / "x")
     whole = (tmp_path / "x").read_bytes()

@@ -20,7 +20,7 @@ from millirec.models.export import random_batch
 from millirec.models.gru4rec import GRU4RecConfig
 from millirec.models.hstu import HSTUConfig
 from millirec.models.layers.parts import Kept, Structure, columns, cut, outputs, rows
-from millirec.models.layers.table import Hashed, LowRank, Product, Quantized
+from millirec.models.layers.table import Hashed, LowRank, Product, Quantized, Tiered
 from millirec.models.linear_recurrent import LinearRecurrentConfig
 from millirec.models.nextitnet import NextItNetConfig
 from millirec.models.sasrec import SASRecConfig
@@ -186,7 +186,7 @@ def test_a_cut_by_hand() -> None:
     assert torch.equal(left["blocks.0.a"], weight + 10)
 
 
-@pytest.mark.parametrize("table", [Quantized(), Product(codes=4)])
+@pytest.mark.parametrize("table", [Quantized(), Product(codes=4), Tiered(codes=4)])
 def test_a_table_of_codes_keeps_its_width(table: Any) -> None:
     assert "width" not in small(SASRecConfig, table=table).structure().parts
     assert "heads" in small(SASRecConfig, table=table).structure().parts

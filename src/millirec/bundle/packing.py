@@ -180,7 +180,7 @@ def _build_index(
 def _index_of_table(checkpoint: "Checkpoint") -> tuple[IndexConfig, Index] | None:
     """The index that reads the network's own item table; None for a table of floats, and where it would not pay."""
     from millirec.models.base import NetworkConfig
-    from millirec.models.layers.table import Hashed, LowRank, Product, Quantized
+    from millirec.models.layers.table import Hashed, LowRank, Product, Quantized, Tiered
 
     model, n_items = checkpoint.config, len(checkpoint.catalog)
     if not isinstance(model, NetworkConfig):
@@ -197,6 +197,8 @@ def _index_of_table(checkpoint: "Checkpoint") -> tuple[IndexConfig, Index] | Non
             return product, ProductIndex(arrays["codes"], arrays["centroids"])
         case Quantized(bits=bits):
             config = TableIndexConfig(table="quantized", bits=bits, unit=unit)
+        case Tiered(bits=bits):
+            config = TableIndexConfig(table="tiered", bits=bits, unit=unit)
         case LowRank():
             config = TableIndexConfig(table="low-rank", unit=unit)
         case Hashed(way=way, hashes=hashes):

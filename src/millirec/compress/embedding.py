@@ -58,7 +58,7 @@ class NewTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if not isinstance(config, NetworkConfig) or not isinstance(config.table, Dense):
             raise ConfigError("the item table is not of floats any more", "replace it once, before other steps")
         if self.train is not None:
-            check_trainable(new, self.train, at="")
+            check_trainable(new, self.train, at="", fitted=True)
         build(new, 1)  # refuses what does not fit the width
         return new
 
@@ -88,16 +88,18 @@ def replaced_table(config: ModelConfig, table: TableConfig) -> ModelConfig:
     return new
 
 
-def dense_vectors(checkpoint: Checkpoint, table: ItemTable) -> Tensor:
-    """The item vectors (n + 1, d) that `table` is to come near to.
+def dense_vectors(checkpoint: Checkpoint, table: ItemTable, rows: NDArray[np.int64] | None = None) -> Tensor:
+    """The item vectors (n + 1, d), or those of `rows` above 0, that `table` is to come near to.
 
     Scores of cosines compare directions, and a table that is not brought to length 1 has to keep those: all vectors
     then get their mean length, which changes no ranking and is about what the network is used to read.
     """
     vectors = checkpoint.parameters[f"{_ITEM}weight"]
+    real = vectors[1:] if rows is None else vectors[rows]
+    vectors = vectors if rows is None else real
     if getattr(checkpoint.config, "temperature", None) is None or table.unit:
         return vectors
-    return F.normalize(vectors, dim=1) * float(vectors[1:].norm(dim=1).mean())
+    return F.normalize(vectors, dim=1) * float(real.norm(dim=1).mean())
 
 
 def item_weights(checkpoint: Checkpoint, power: float) -> NDArray[np.float32]:

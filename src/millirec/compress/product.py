@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from millirec.compress.clusters import clusters, means
@@ -41,7 +42,8 @@ class ProductQuantize(NewTable, frozen=True, kw_only=True, tag_field="kind", tag
 
     def fit(self, table: ProductTable, checkpoint: Checkpoint, workshop: Workshop) -> None:
         """Codes and sub-vectors by k-means."""
-        _cluster(table, checkpoint, item_weights(checkpoint, self.power), workshop.machine.seed)
+        vectors, weights = dense_vectors(checkpoint, table)[1:], item_weights(checkpoint, self.power)[1:]
+        cluster(table, vectors, weights, workshop.machine.seed)
 
 
 class JointProduct(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="joint-product"):
@@ -78,15 +80,15 @@ class JointProduct(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="j
 
     def fit(self, table: ProductTable, checkpoint: Checkpoint, workshop: Workshop) -> None:
         """Codes as `codes_from` says, sub-vectors as means."""
-        seed, weights = workshop.machine.seed, item_weights(checkpoint, self.power)
+        seed, weights = workshop.machine.seed, item_weights(checkpoint, self.power)[1:]
+        vectors = dense_vectors(checkpoint, table)[1:]
         if self.codes_from == "vectors":
-            _cluster(table, checkpoint, weights, seed)
+            cluster(table, vectors, weights, seed)
             return
         numbers = interaction_codes(workshop.dataset_of(checkpoint), self.codes, self.bits, seed)
         table.assign(numbers)
-        parts = _parts(table, checkpoint)
-        for i, rows in enumerate(parts):
-            table.centroids[i] = torch.from_numpy(means(rows, numbers[1:, i], 2**self.bits, weights[1:]))
+        for i, rows in enumerate(_parts(table, vectors)):
+            table.centroids[i] = torch.from_numpy(means(rows, numbers[1:, i], 2**self.bits, weights))
 
     def parameters(self, checkpoint: Checkpoint, workshop: Workshop, config: ModelConfig) -> dict[str, Tensor]:
         """What training begins with."""
@@ -105,16 +107,15 @@ class JointProduct(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="j
         return {name: value.detach() for name, value in network.state_dict().items()}
 
 
-def _cluster(table: ProductTable, checkpoint: Checkpoint, weights: np.ndarray, seed: int) -> None:
-    """Codes and sub-vectors of a table from the checkpoint's item vectors."""
+def cluster(table: ProductTable, vectors: Tensor, weights: NDArray[np.float32], seed: int) -> None:
+    """Give a table codes and sub-vectors that come near to `vectors` (n, d) of its rows 1..n; `weights` (n,)."""
     numbers: Bytes = np.zeros((len(table.codes), len(table.centroids)), np.uint8)
-    for i, rows in enumerate(_parts(table, checkpoint)):
-        found = clusters(rows, 2**table.bits, weights[1:], generator(seed, _CLUSTERS, i))
+    for i, rows in enumerate(_parts(table, vectors)):
+        found = clusters(rows, 2**table.bits, weights, generator(seed, _CLUSTERS, i))
         numbers[1:, i], table.centroids[i] = found.numbers, torch.from_numpy(found.centres)
     table.assign(numbers)
 
 
-def _parts(table: ProductTable, checkpoint: Checkpoint) -> list[np.ndarray]:
-    """The parts (n, d / M) of the item vectors that each code stands for."""
-    vectors = dense_vectors(checkpoint, table)[1:].numpy()
-    return [np.ascontiguousarray(part) for part in np.split(vectors, len(table.centroids), axis=1)]
+def _parts(table: ProductTable, vectors: Tensor) -> list[NDArray[np.float32]]:
+    """The parts (n, d / M) of the vectors (n, d) that each code stands for."""
+    return [np.ascontiguousarray(part) for part in np.split(vectors.numpy(), len(table.centroids), axis=1)]

@@ -16,7 +16,7 @@ from millirec.compress.workshop import Workshop
 from millirec.data.errors import ConfigError
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, build
-from millirec.models.layers.table import Product, Quantized
+from millirec.models.layers.table import Product, Quantized, Tiered
 from millirec.train.config import TrainConfig
 
 Scope = Literal["layer", "global", "row"]
@@ -80,7 +80,7 @@ class Prune(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         """The same config: zeros are values like others."""
         del n_items
         network = check_network(config, self.train)
-        if "embedding" in self.include and isinstance(network.table, Quantized | Product):
+        if "embedding" in self.include and isinstance(network.table, Quantized | Product | Tiered):
             table = network.table.__struct_config__.tag
             raise ConfigError(f"include: the item table is {table} already", 'choose include = ["linear"]')
         if self.pattern is not None:

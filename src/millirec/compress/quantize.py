@@ -76,7 +76,7 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 "leave table_bits out",
             )
         if self.train is not None:
-            check_trainable(config, self.train, at="")
+            check_trainable(config, self.train, at="", fitted=True)
         changes: dict[str, Any] = {} if self.weights is None else {"weights": self.weights}
         if self.table_bits is not None:
             changes["table"] = Quantized(bits=self.table_bits)

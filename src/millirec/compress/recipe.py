@@ -17,13 +17,16 @@ from millirec.compress.product import JointProduct, ProductQuantize
 from millirec.compress.prune import Prune
 from millirec.compress.quantize import Quantize
 from millirec.compress.structure import PruneStructure
+from millirec.compress.tiers import Tier
 from millirec.compress.workshop import Workshop
 from millirec.data.errors import ConfigError
 from millirec.data.lineage import Step
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig
 
-StepConfig = Quantize | Prune | PruneStructure | ProductQuantize | JointProduct | Factorise | Hash | Distil | Train
+StepConfig = (
+    Quantize | Prune | PruneStructure | ProductQuantize | JointProduct | Factorise | Hash | Tier | Distil | Train
+)
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

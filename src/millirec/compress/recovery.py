@@ -27,7 +27,7 @@ def check_network(config: ModelConfig, train: TrainConfig | None) -> NetworkConf
     if config.weights != "fp32":
         raise ConfigError(f"the weights are {config.weights} already", "prune before they are rounded")
     if train is not None:
-        check_trainable(config, train, at="")
+        check_trainable(config, train, at="", fitted=True)
     return config
 
 

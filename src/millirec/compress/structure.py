@@ -14,7 +14,7 @@ from millirec.models.base import NetworkConfig
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, build
 from millirec.models.layers.parts import Kept, Structure, cut
-from millirec.models.layers.table import Product, Quantized
+from millirec.models.layers.table import Product, Quantized, Tiered
 from millirec.train.config import TrainConfig
 
 _FIELDS = ("keep_heads", "keep_feed_forward", "keep_hidden", "keep_filters", "keep_keys", "keep_width")
@@ -107,7 +107,7 @@ class PruneStructure(
             asked, part = getattr(self, field), field.removeprefix("keep_")
             if asked is None:
                 continue
-            if part == "width" and isinstance(config.table, Quantized | Product):
+            if part == "width" and isinstance(config.table, Quantized | Product | Tiered):
                 table = config.table.__struct_config__.tag
                 raise ConfigError(f"{field}: the item table is {table} already", "cut the width before that")
             if part not in structure.parts:

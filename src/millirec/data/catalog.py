@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from millirec.data.errors import ArtifactError, DataError
 from millirec.data.tensors import load_tensors, save_tensors
 
-_FILE, _HEAD = "catalog.safetensors", "__head__"
+_FILE, _HEAD, _IDS = "catalog.safetensors", "__head__", "__ids__"
 
 
 class Vocabulary:
@@ -137,7 +137,10 @@ class Catalog:
                 case Text(texts):
                     column |= {"texts": texts}
             columns[name] = column
-        head = msgspec.json.encode({"ids": self.vocabulary.ids, "columns": columns})
+        ids, whole = self.vocabulary.ids, _whole_numbers(self.vocabulary.ids)
+        if whole is not None:
+            ids, arrays[_IDS] = (), whole
+        head = msgspec.json.encode({"ids": ids, "columns": columns})
         save_tensors(arrays | {_HEAD: np.frombuffer(head, np.uint8)}, folder / _FILE)
 
     @classmethod
@@ -148,12 +151,13 @@ class Catalog:
             told = arrays.pop(_HEAD, None)  # in a file of its own in the first version
             raw = (folder / "catalog.json").read_bytes() if told is None else told.tobytes()
             head = msgspec.json.decode(raw, type=_Head)
+            ids = tuple(map(str, _typed(arrays[_IDS]).tolist())) if _IDS in arrays else head.ids
             features = {name: _feature(name, column, arrays) for name, column in head.columns.items()}
         except (OSError, KeyError, ValueError, ArtifactError, msgspec.MsgspecError) as error:
             raise ArtifactError(
                 f"{folder.name}/catalog: cannot be read ({error})", "make the artifact again"
             ) from error
-        return cls(Vocabulary(head.ids), features)
+        return cls(Vocabulary(ids), features)
 
 
 class _Column(msgspec.Struct):
@@ -165,6 +169,21 @@ class _Column(msgspec.Struct):
 class _Head(msgspec.Struct):
     ids: tuple[str, ...]
     columns: dict[str, _Column]
+
+
+def _whole_numbers(ids: tuple[str, ...]) -> NDArray[np.int64] | None:
+    """Ids that are numbers, (n,), which take far fewer bytes than their digits; None where one is written otherwise."""
+    try:
+        numbers = np.array([int(name) for name in ids], np.int64)
+    except (ValueError, OverflowError):
+        return None
+    return numbers if tuple(map(str, numbers.tolist())) == ids else None
+
+
+def _typed(numbers: NDArray[np.generic]) -> NDArray[np.generic]:
+    if numbers.ndim != 1 or numbers.dtype != np.int64:
+        raise ValueError(f"ids of type {numbers.dtype}")
+    return numbers
 
 
 def _feature(name: str, column: _Column, arrays: dict[str, NDArray[np.generic]]) -> Feature:

@@ -1,8 +1,8 @@
 """Arrays in one file, each in the fewest bytes that give it back bit for bit.
 
 Floats that are exact in 16 bits are kept so, whole numbers as narrow as they are, or as steps where they rise slowly;
-arrays with many zeros as a bit for each place and the rest; then all are packed where that pays. Equal arrays are kept
-once.
+arrays with many zeros as a bit for each place and the rest; then all are packed where that pays. Arrays of equal
+numbers are kept once, whatever their shapes.
 """
 
 import bz2
@@ -53,9 +53,9 @@ def save_tensors(arrays: Mapping[str, Array], path: Path) -> None:
     seen: dict[bytes, str] = {}
     for name, array in arrays.items():
         array = np.asarray(array, order="C")
-        identity = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode() + array.tobytes()).digest()
+        identity = hashlib.sha256(array.dtype.str.encode() + array.tobytes()).digest()
         if identity in seen:
-            entries[name] = entries[seen[identity]]
+            entries[name] = msgspec.structs.replace(entries[seen[identity]], shape=array.shape)
             continue
         seen[identity] = name
         kept = _smallest(array)
@@ -67,7 +67,9 @@ def save_tensors(arrays: Mapping[str, Array], path: Path) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Array]:
-    """The arrays that `save_tensors` wrote; equal ones are one array. A plain safetensors file is read as well.
+    """The arrays that `save_tensors` wrote; equal ones are one array, or views of one where their shapes differ.
+
+    A plain safetensors file is read as well.
 
     Raises ArtifactError when the file is damaged.
     """
@@ -78,9 +80,13 @@ def load_tensors(path: Path) -> dict[str, Array]:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             entries = msgspec.json.decode(header, type=dict[str, _Entry])
             found = {entry.key: _restored(entry, file.get_tensor(entry.key)) for entry in entries.values()}
-        return {name: found[entry.key] for name, entry in entries.items()}
+        return {name: _shaped(found[entry.key], entry.shape) for name, entry in entries.items()}
     except (OSError, KeyError, ValueError, TypeError, zlib.error, SafetensorError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error})", "copy it again, or make it again") from error
+
+
+def _shaped(array: Array, shape: tuple[int, ...]) -> Array:
+    return array if array.shape == shape else array.reshape(shape)
 
 
 def _packed(data: bytes) -> tuple[bytes, bool, bool]:

@@ -14,12 +14,15 @@ from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.tensors import Array
 from millirec.index.base import Floats, Matches, Rows
 from millirec.index.exact import ExactIndex
+from millirec.index.product import decoded
 
+# By table: its arrays, and how many dimensions each has.
 _PARTS = {
-    "quantized": ("codes", "scale"),
-    "low-rank": ("weight", "basis"),
-    "quotient-remainder": ("first", "second"),
-    "multi": ("first",),
+    "quantized": {"codes": 2, "scale": 2},
+    "low-rank": {"weight": 2, "basis": 2},
+    "quotient-remainder": {"first": 2, "second": 2},
+    "multi": {"first": 2},
+    "tiered": {"slots": 2, "fine.codes": 2, "fine.scale": 2, "coarse.codes": 2, "coarse.centroids": 3},
 }
 
 
@@ -28,10 +31,10 @@ class TableIndexConfig(
 ):
     """How vectors are made of the table's arrays; see the tables of `models.layers.table`.
 
-    `table`: "quantized" reads `bits`, "multi" reads `hashes`. `unit`: vectors are brought to length 1.
+    `table`: "quantized" and "tiered" read `bits`, "multi" reads `hashes`. `unit`: vectors are brought to length 1.
     """
 
-    table: Literal["quantized", "low-rank", "quotient-remainder", "multi"] = "quantized"
+    table: Literal["quantized", "low-rank", "quotient-remainder", "multi", "tiered"] = "quantized"
     bits: Literal[2, 4, 8] = 8
     hashes: int = 2
     unit: bool = False
@@ -108,7 +111,8 @@ class TableIndex:
         """The inverse of `arrays`. Raises ArtifactError when they do not fit one another."""
         try:
             n_items = int(arrays["n_items"][0])
-            if any(arrays[name].ndim != 2 for name in _PARTS[config.table]) or arrays["n_items"].dtype.kind != "i":
+            parts = _PARTS[config.table]
+            if any(arrays[name].ndim != axes for name, axes in parts.items()) or arrays["n_items"].dtype.kind != "i":
                 raise ValueError("arrays of other shapes")
             return cls(arrays, n_items, config)
         except (KeyError, IndexError, ValueError, TypeError) as error:
@@ -120,13 +124,14 @@ def _decoded(arrays: Mapping[str, Array], n_items: int, config: TableIndexConfig
     rows = np.arange(n_items + 1)
     match config.table:
         case "quantized":
-            codes, scale = _typed(arrays["codes"], np.uint8), _typed(arrays["scale"], np.float32)
-            out = (unpack(codes, config.bits) - np.float32(middle(config.bits))) * scale
+            out = _levels(arrays["codes"], arrays["scale"], config.bits)
         case "low-rank":
             out = _typed(arrays["weight"], np.float32) @ _typed(arrays["basis"], np.float32)
         case "quotient-remainder":
             first, second = _typed(arrays["first"], np.float32), _typed(arrays["second"], np.float32)
             out = first[rows % len(first)] * second[rows // len(first)]
+        case "tiered":
+            out = _in_tiers(arrays, config.bits)
         case _:
             first = _typed(arrays["first"], np.float32)
             places = [(rows * factor + factor // 3) % PRIME % len(first) for factor in factors(config.hashes)]
@@ -134,6 +139,27 @@ def _decoded(arrays: Mapping[str, Array], n_items: int, config: TableIndexConfig
     if len(out) != n_items + 1:
         raise ValueError(f"{len(out) - 1} items instead of {n_items}")
     return out.astype(np.float32, copy=False)
+
+
+def _levels(codes: Array, scale: Array, bits: int) -> Floats:
+    """Evenly spaced levels (n, d) times a scale for each row."""
+    levels: Floats = unpack(_typed(codes, np.uint8), bits) - np.float32(middle(bits))
+    return levels * _typed(scale, np.float32)
+
+
+def _in_tiers(arrays: Mapping[str, Array], bits: int) -> Floats:
+    """The rows of both tables in the order that `slots` says."""
+    slots = _typed(arrays["slots"], np.int32)[:, 0]
+    steps = np.diff(slots, prepend=np.int32(0))
+    fine = steps == 1
+    coarse = decoded(_typed(arrays["coarse.codes"], np.uint8), _typed(arrays["coarse.centroids"], np.float32))
+    levels = _levels(arrays["fine.codes"], arrays["fine.scale"], bits)
+    if (steps != fine).any() or len(levels) - 1 != fine.sum() or len(coarse) + len(levels) - 1 != len(slots):
+        raise ValueError(f"{len(levels) - 1} fine and {len(coarse) - 1} coarse items in {len(slots) - 1} places")
+    out = np.zeros((len(slots), levels.shape[1]), np.float32)
+    out[fine] = levels[1:]
+    out[1:][~fine[1:]] = coarse[1:]
+    return out
 
 
 def _typed(array: Array, kind: type) -> Array:
