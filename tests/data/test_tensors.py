@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors.numpy import load_file, save_file
 
+from millirec.data import tensors
 from millirec.data.codes import pack, unpack
 from millirec.data.errors import ArtifactError
 from millirec.data.tensors import load_tensors, save_tensors
@@ -85,8 +87,7 @@ def test_text_is_packed_by_blocks_where_that_is_smaller(tmp_path):
     save_tensors({"x": np.frombuffer(text, np.uint8)}, tmp_path / "x")
     assert (tmp_path / "x").stat().st_size < 0.95 * len(zlib.compress(text, 9))
     assert load_tensors(tmp_path / "x")["x"].tobytes() == text
-    whole = (tmp_path / "x").read_bytes()
-    (tmp_path / "x").write_bytes(whole.replace(f"[{len(text)}]".encode(), b"[10000]"))
+    retold(tmp_path / "x", f"[{len(text)}]", "[10000]")
     with pytest.raises(ArtifactError, match="longer than its shape"):
         load_tensors(tmp_path / "x")
 
@@ -123,9 +124,33 @@ def test_damage_is_refused(tmp_path):
         (tmp_path / "x").write_bytes(whole[:cut])
         with pytest.raises(ArtifactError, match="cannot be read"):
             load_tensors(tmp_path / "x")
-    (tmp_path / "x").write_bytes(whole.replace(b"[1000]", b"[9999]"))
+    (tmp_path / "x").write_bytes(whole)
+    retold(tmp_path / "x", "[1000]", "[9999]")
     with pytest.raises(ArtifactError, match="cannot be read"):
         load_tensors(tmp_path / "x")
+
+
+def retold(path, old, new):
+    """A file whose list of arrays says something else."""
+    arrays = load_file(path)
+    told = zlib.decompress(arrays["entries"].tobytes()).decode()
+    assert old in told
+    arrays["entries"] = np.frombuffer(zlib.compress(told.replace(old, new).encode()), np.uint8)
+    save_file(arrays, path, {"millirec.tensors": "deflated"})
+
+
+def test_a_list_that_swells_without_end_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(tensors, "_LONGEST", 1000)
+    save_tensors({f"x{i}": np.array([i]) for i in range(100)}, tmp_path / "x")
+    with pytest.raises(ArtifactError, match="too long"):
+        load_tensors(tmp_path / "x")
+
+
+def test_many_small_arrays_cost_little_more_than_their_bytes(tmp_path):
+    arrays = {f"encoder/network.blocks.{i}.scale": np.full(4, i + 0.1) for i in range(100)}
+    save_tensors(arrays, tmp_path / "x")
+    assert (tmp_path / "x").stat().st_size < 100 * (4 * 8 + 70) + 1500
+    assert list(load_tensors(tmp_path / "x")) == list(arrays)
 
 
 @given(st.sampled_from([2, 4, 8]), st.integers(0, 5), st.integers(0, 4), st.randoms())

@@ -25,7 +25,9 @@ _PAYS = 0.95  # deflated bytes for each byte; above, an array is left as it is
 _LARGEST = 1 << 26  # bytes of an array that is deflated: larger ones are to be loaded fast
 _SMALL = 1 << 20  # bytes of an array that may be packed by blocks, which takes ten times as long to read
 _STEPS = "d1"
-_HEADER = "millirec.tensors"
+_HEADER, _DEFLATED = "millirec.tensors", "deflated"
+_ENTRIES = "entries"  # key of the deflated list of arrays; theirs are numbers
+_LONGEST = 1 << 26  # bytes of that list
 
 
 class _Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -60,10 +62,11 @@ def save_tensors(arrays: Mapping[str, Array], path: Path) -> None:
         seen[identity] = name
         kept = _smallest(array)
         data, deflated, blocks = _packed(kept.data)
-        stored[name] = np.frombuffer(data, np.uint8)
-        entries[name] = _Entry(name, array.dtype.str, array.shape, kept.width, kept.mask, deflated, blocks)
-    header = msgspec.json.encode(entries).decode()
-    save_file({name: array.copy() for name, array in stored.items()}, path, {_HEADER: header})
+        key = str(len(stored))
+        stored[key] = np.frombuffer(data, np.uint8)
+        entries[name] = _Entry(key, array.dtype.str, array.shape, kept.width, kept.mask, deflated, blocks)
+    stored[_ENTRIES] = np.frombuffer(zlib.compress(msgspec.json.encode(entries), 9), np.uint8)
+    save_file({key: array.copy() for key, array in stored.items()}, path, {_HEADER: _DEFLATED})
 
 
 def load_tensors(path: Path) -> dict[str, Array]:
@@ -78,11 +81,22 @@ def load_tensors(path: Path) -> dict[str, Array]:
             header = (file.metadata() or {}).get(_HEADER)
             if header is None:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            entries = msgspec.json.decode(header, type=dict[str, _Entry])
+            entries = msgspec.json.decode(_list_of(file, header), type=dict[str, _Entry])
             found = {entry.key: _restored(entry, file.get_tensor(entry.key)) for entry in entries.values()}
         return {name: _shaped(found[entry.key], entry.shape) for name, entry in entries.items()}
     except (OSError, KeyError, ValueError, TypeError, zlib.error, SafetensorError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{path}: cannot be read ({error})", "copy it again, or make it again") from error
+
+
+def _list_of(file: Any, header: str) -> bytes:
+    """The list of arrays as JSON; the first version of the format kept it in the header itself."""
+    if header != _DEFLATED:
+        return header.encode()
+    inflater = zlib.decompressobj()
+    told = inflater.decompress(file.get_tensor(_ENTRIES).tobytes(), _LONGEST)
+    if inflater.unconsumed_tail:
+        raise ValueError("the list of arrays is too long")
+    return told
 
 
 def _shaped(array: Array, shape: tuple[int, ...]) -> Array:
