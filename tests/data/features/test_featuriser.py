@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from millirec.data.errors import ArtifactError, ConfigError, DataError
-from millirec.data.features import Facts, FeatureState, Featuriser, Learned, Ragged, check_fields
+from millirec.data.features import Facts, FeatureState, Featuriser, Keys, Learned, Ragged, check_fields
 from millirec.data.features.config import (
     AgeField,
     CategoricalField,
@@ -166,19 +166,18 @@ def test_what_was_learned_must_be_of_these_fields() -> None:
         (CategoricalField(name="f", source="item.tags"), r"'item\.tags' has no single value"),
         (MultiValuedField(name="f", source="item.shop"), "not multi-valued"),
         (NumericField(name="f", source="user.plan"), r"'user\.plan' is not a number"),
-        (CounterField(name="f", by=("item.tags",)), r"f\.by: 'item\.tags' is no categorical feature .*shop"),
         (HashedField(name="f", source="user.name", size=2), "users have no feature 'name'"),
     ],
 )
 def test_sources_that_are_not_there_are_named(field: FieldConfig, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Featuriser.fit((field,), counted(field), np.ones(1), users(), items())
+        Featuriser.fit((field,), facts([1]), np.ones(1), users(), items())
 
 
-def counted(field: FieldConfig) -> Facts:
-    plain = facts([1])
-    counts = {} if not isinstance(field, CounterField) else {(field.by, 0): np.zeros((1, 3), np.int64)}
-    return Facts(plain.users, plain.items, plain.now, {}, counts)  # type: ignore[arg-type]
+def test_a_counter_counts_by_one_value() -> None:
+    with pytest.raises(ConfigError, match=r"f\.by: 'item\.tags' has no single value"):
+        Keys(users(), items()).check([CounterField(name="f", by=("item.tags",))])
+    Keys(users(), items()).check([CounterField(name="f", by=("item.price", "user"))])
 
 
 def test_a_context_that_no_row_has_is_refused_in_training_and_unknown_when_live() -> None:

@@ -61,7 +61,7 @@ class Featuriser:
         fields = tuple(fields)
         if not len(facts):
             raise DataError("no training rows to learn features from", "use more data, or another split")
-        learner = _Learner(facts, float(np.mean(labels)), Sources(users, items), Keys(users, items))
+        learner = _Learner(facts, float(np.mean(labels)), Sources(users, items))
         return cls(fields, {field.name: learner.learned(field) for field in fields}, users, items)
 
     def schema(self) -> Schema:
@@ -165,8 +165,8 @@ class Featuriser:
 class _Learner:
     """Learns the fields one by one from the training rows."""
 
-    def __init__(self, facts: Facts, prior: float, sources: Sources, keys: Keys) -> None:
-        self._facts, self._prior, self._sources, self._keys = facts, prior, sources, keys
+    def __init__(self, facts: Facts, prior: float, sources: Sources) -> None:
+        self._facts, self._prior, self._sources = facts, prior, sources
 
     def learned(self, field: FieldConfig) -> Learned:
         self._check_context(field)
@@ -181,9 +181,6 @@ class _Learner:
                 for source in field.sources:
                     self._sources.hashes(source, self._facts, field.at("sources"))
             case NumericField() | AgeField() | GapField() | CounterField():
-                if isinstance(field, CounterField):
-                    for source in field.by:
-                        self._keys.check(source, field.at("by"))
                 numbers = number(field, self._facts, self._sources, self._prior)
                 own = learn.scale_of(numbers, field.scale, field.buckets)
                 return msgspec.structs.replace(own, prior=self._prior) if isinstance(field, CounterField) else own

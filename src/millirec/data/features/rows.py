@@ -105,6 +105,7 @@ def ranking_rows(
     """
     given = fields if isinstance(fields, Featuriser) else None
     fields = given.fields if given else tuple(fields)  # type: ignore[arg-type]
+    Keys(dataset.users, dataset.items).check(fields)
     places = np.flatnonzero(labels != UNLABELLED).astype(np.int64)
     facts = facts_of(dataset, labels, places, Needs.of(fields))
     roles, own = dataset.roles[places], labels[places]

@@ -59,7 +59,7 @@ class FeatureState:
         users = np.full(n, user, np.int64)
         counts = {c.tally: c.read(self._keys.of(c.tally.by, users, rows), now) for c in self._tallies}
         last = np.full(n, self._last.get(user, NEVER), np.int64) if self.needs.gap else None
-        first = np.fromiter((self._first.get(row, NEVER) for row in rows.tolist()), np.int64, n)
+        first = np.array([self._first.get(row, NEVER) for row in rows.tolist()], np.int64) if self.needs.age else None
         histories = {recent: self._history(recent, user, n) for recent in self.needs.recents}
         return Facts(
             users,
@@ -68,7 +68,7 @@ class FeatureState:
             dict(context or {}),
             counts,
             last,
-            first if self.needs.age else None,
+            first,
             histories,
         )
 
