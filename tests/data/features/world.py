@@ -57,7 +57,7 @@ FIELDS: tuple[FieldConfig, ...] = (
     GapField(name="gap bucket", scale="buckets", buckets=4),
     CounterField(name="item rate 1h", by=("item",), window="1h"),
     CounterField(name="item events 1d", by=("item",), window="1d", what="events", scale="log"),
-    CounterField(name="user rate", by=("user",), smoothing=2),
+    CounterField(name="user rate", by=("user",), smoothing=2.0),
     CounterField(name="plan by shop", by=("user.plan", "item.shop"), window="7d", what="positives"),
     CounterField(name="pair", by=("user", "item"), window="30d", what="events"),
     CrossField(name="plan x shop", sources=("user.plan", "item.shop"), size=7),

@@ -26,7 +26,6 @@ class DeepFM(nn.Module):
 
     def forward(self, inputs: RankInputs) -> Tensor:
         """Logits (B,)."""
-        vectors = self.vectors(inputs)
-        deep = self.output(self.hidden(vectors.flatten(1))).squeeze(1)
-        logits: Tensor = self.linear(inputs) + pairs(vectors) + deep
+        deep = self.output(self.hidden(self.vectors(inputs).flatten(1))).squeeze(1)
+        logits: Tensor = self.linear(inputs) + pairs(self.vectors.singly(inputs)) + deep
         return logits

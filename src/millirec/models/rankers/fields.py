@@ -50,15 +50,29 @@ class FieldVectors(nn.Module):
         vectors, present = self.histories(inputs)
         return torch.cat([self.without_sequences(inputs), _mean(vectors, present)], dim=1)
 
+    def singly(self, inputs: RankInputs) -> Tensor:
+        """(B, N, d): as `forward`, but each value of a multi-valued feature by itself, zeros where there is none."""
+        listed, present = self._listed(inputs)
+        histories = _mean(*self.histories(inputs))
+        return torch.cat([self._ids(inputs), listed * present.unsqueeze(2), self._numbers(inputs), histories], dim=1)
+
     def without_sequences(self, inputs: RankInputs) -> Tensor:
         """(B, F - S, d): categorical, multi-valued, numbers."""
-        parts = [self.table(inputs.ids + self.bases)]
-        if self._widths:
-            listed, present = self.table(inputs.lists + self.list_bases), inputs.lists > 0
-            spans = zip(torch.split(listed, self._widths, 1), torch.split(present, self._widths, 1), strict=True)
-            parts += [_mean(values, there).unsqueeze(1) for values, there in spans]
-        parts.append(inputs.numbers.unsqueeze(2) * self.numbers)
-        return torch.cat(parts, dim=1)
+        listed, present = self._listed(inputs)
+        spans = zip(torch.split(listed, self._widths, 1), torch.split(present, self._widths, 1), strict=True)
+        lists = [_mean(values, there).unsqueeze(1) for values, there in spans] if self._widths else []
+        return torch.cat([self._ids(inputs), *lists, self._numbers(inputs)], dim=1)
+
+    def _ids(self, inputs: RankInputs) -> Tensor:
+        vectors: Tensor = self.table(inputs.ids + self.bases)
+        return vectors
+
+    def _listed(self, inputs: RankInputs) -> tuple[Tensor, Tensor]:
+        """Vectors (B, V, d) of the values of all multi-valued features, and which are there, bool (B, V)."""
+        return self.table(inputs.lists + self.list_bases), inputs.lists > 0
+
+    def _numbers(self, inputs: RankInputs) -> Tensor:
+        return inputs.numbers.unsqueeze(2) * self.numbers
 
     def histories(self, inputs: RankInputs) -> tuple[Tensor, Tensor]:
         """Vectors (B, S, L, d) of the sequences, and which places hold one, bool (B, S, L)."""
@@ -73,7 +87,10 @@ def _mean(vectors: Tensor, present: Tensor) -> Tensor:
 
 
 class Linear(nn.Module):
-    """A weight for each value of each feature, and a bias: the first order of the classical models."""
+    """A weight for each value of each feature, and a bias: the first order of the classical models.
+
+    To them a feature with several values is several features.
+    """
 
     def __init__(self, schema: Schema) -> None:
         super().__init__()
@@ -82,7 +99,7 @@ class Linear(nn.Module):
 
     def forward(self, inputs: RankInputs) -> Tensor:
         """(B,)."""
-        sums: Tensor = self.weights(inputs).sum((1, 2)) + self.bias
+        sums: Tensor = self.weights.singly(inputs).sum((1, 2)) + self.bias
         return sums
 
 

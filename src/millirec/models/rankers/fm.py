@@ -13,7 +13,7 @@ class FMConfig(RankerNetworkConfig, frozen=True, kw_only=True, tag="fm"):
 
 
 class FM(nn.Module):
-    """First order and all pairs."""
+    """First order and all pairs, those of two values of one multi-valued feature among them."""
 
     def __init__(self, config: FMConfig, schema: Schema) -> None:
         super().__init__()
@@ -23,10 +23,10 @@ class FM(nn.Module):
 
     def forward(self, inputs: RankInputs) -> Tensor:
         """Logits (B,)."""
-        logits: Tensor = self.linear(inputs) + pairs(self.vectors(inputs))
+        logits: Tensor = self.linear(inputs) + pairs(self.vectors.singly(inputs))
         return logits
 
 
 def pairs(vectors: Tensor) -> Tensor:
-    """The sum of the inner products of all pairs of fields, (B, F, d) to (B,), in linear time."""
+    """The sum of the inner products of all pairs of vectors, (B, N, d) to (B,), in linear time."""
     return (vectors.sum(1).square() - vectors.square().sum(1)).sum(1) / 2
