@@ -101,6 +101,15 @@ def test_rankers_are_compared_on_the_same_rows(folder: Path) -> None:
     assert "paired differences of log loss" in millirec("evaluate", *paths, "--compare").stdout
 
 
+def test_a_ranker_is_no_model(folder: Path) -> None:
+    done = millirec("pack", folder / "runs/clicks/checkpoint", "-o", folder / "bundle", code=2)
+    assert "holds a ranker, not a model" in done.stderr
+
+
+def test_its_log_can_be_inspected(folder: Path) -> None:
+    assert "1,500" in millirec("data", "inspect", "-c", folder / "clicks.toml").stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

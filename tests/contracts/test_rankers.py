@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from millirec.data.dataset import TEST
 from millirec.data.features import Features, ranking_rows, split_rows
+from millirec.data.features.config import CrossField
 from millirec.data.features.rows import RandomRows
 from millirec.data.labels import LabelConfig, labels_of
 from millirec.metrics import ctr
@@ -28,6 +29,8 @@ SMALL: dict[str, Any] = {"embedding_dim": 6, "hidden": (16, 8), "second": (8, 8)
 TRAINING = RankTrainConfig(epochs=15, batch_size=64, learning_rate=0.02, l2_embeddings=0.0, patience=15)
 LABEL = LabelConfig(positive_above=0)
 LINEAR = ("LRConfig",)
+# Without what says of pairs by itself: crosses, and counters by both.
+SIDES = tuple(f for f in FIELDS if not isinstance(f, CrossField) and len(getattr(f, "by", ())) < 2)
 
 
 def small(config: RankerConfig, **more: Any) -> RankerConfig:
@@ -38,14 +41,14 @@ def small(config: RankerConfig, **more: Any) -> RankerConfig:
 
 
 def log(n: int = 900, seed: int = 0) -> list[tuple[int, int, int, float]]:
-    """A rule that two features tell together, and one of them a little by itself: u1, u4 (no plan) like the items of
-    shop a, the others those of shop b; nearly everybody likes item 8."""
+    """A rule that two features tell together, and one of them a little by itself: u1 and u4 like the items of one shop,
+    the others those of the other; everybody likes item 8. One answer of twenty is a slip."""
     rng = np.random.default_rng(seed)
     rows = []
     for i in range(n):
         user, item = int(rng.integers(1, 7)), int(rng.integers(1, 9))
         likes = (user % 3 == 1) == (item % 2 == 0) or item == 8
-        rows.append((user, item, i * HOUR, float(likes)))
+        rows.append((user, item, i * HOUR, float(likes != (rng.random() < 0.05))))
     return rows
 
 
@@ -57,7 +60,7 @@ def prepared(n: int = 900) -> Any:
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda config: type(config).__name__)
 def fitted(request: pytest.FixtureRequest) -> tuple[RankerCheckpoint, Any]:
-    return fit_ranker(prepared(), LABEL, FIELDS, small(request.param), TRAINING, Machine(threads=1), Silent())
+    return fit_ranker(prepared(), LABEL, SIDES, small(request.param), TRAINING, Machine(threads=1), Silent())
 
 
 def test_it_keeps_one_protocol(fitted: tuple[RankerCheckpoint, Any]) -> None:
@@ -70,7 +73,10 @@ def test_it_learns_the_rule(fitted: tuple[RankerCheckpoint, Any]) -> None:
     checkpoint, rows = fitted
     part = rows.part(TEST)
     auc = ctr.auc(rows.labels[part], checkpoint.chances(rows.features.take(part)))
-    assert auc > (0.6 if type(checkpoint.config).__name__ in LINEAR else 0.9)
+    if type(checkpoint.config).__name__ in LINEAR:
+        assert 0.6 < auc < 0.8
+    else:
+        assert auc > 0.85
 
 
 def test_a_batch_scores_as_its_rows_do(fitted: tuple[RankerCheckpoint, Any]) -> None:
