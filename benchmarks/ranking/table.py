@@ -29,7 +29,7 @@ FIELDS = {
     ),
     "history": (
         "With what was known before",
-        "The same, and point-in-time features: the newest 50 liked and 50 disliked films of the person, rates and "
+        "The same, and point-in-time features: the newest 20 liked and 20 disliked films of the person, rates and "
         "counts by film, person, and person with year, the gap since the last event. Under the random split they know "
         "older rows of the training part only (and those with 3 stars); under global time all that is older than the "
         "row, as a server would.",

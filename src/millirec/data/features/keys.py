@@ -1,6 +1,6 @@
 """`Keys`: what a counter counts by, as whole numbers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,11 +28,10 @@ class Keys:
                 self._sources.coded(source, field.at("by"))
 
     def of(
-        self, by: Sequence[str], users: NDArray[np.int64], items: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], ...]:
-        """The parts of the key of each row, (n,) each."""
-        rows = {"user": users, "item": items}
-        return tuple(self._part(source, rows[source.partition(".")[0]]) for source in by)
+        self, sources: Iterable[str], users: NDArray[np.int64], items: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.int64]]:
+        """For each source the number of each row, (n,)."""
+        return {source: self._part(source, users if source.startswith("user") else items) for source in sources}
 
     def _part(self, source: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         if "." not in source:

@@ -85,7 +85,8 @@ class _Grouped:
 
 
 def _counts(events: Events, asked: Questions, tally: Tally, keys: Keys) -> NDArray[np.int64]:
-    mine, theirs = _joined(keys.of(tally.by, events.users, events.items), keys.of(tally.by, asked.users, asked.items))
+    own, others = (keys.of(tally.by, rows.users, rows.items) for rows in (events, asked))
+    mine, theirs = _joined(list(own.values()), list(others.values()))
     grouped = _Grouped(mine, events.times)
     labels = events.labels[grouped.order]
     sums = np.zeros((len(labels) + 1, 3), np.int64)
@@ -102,7 +103,7 @@ def _counts(events: Events, asked: Questions, tally: Tally, keys: Keys) -> NDArr
 
 
 def _joined(
-    mine: tuple[NDArray[np.int64], ...], theirs: tuple[NDArray[np.int64], ...]
+    mine: list[NDArray[np.int64]], theirs: list[NDArray[np.int64]]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Keys of several parts as one number each."""
     one, other = mine[0], theirs[0]

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Mapping
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class FeatureState:
     def __init__(self, needs: Needs, keys: Keys) -> None:
         self.needs, self._keys = needs, keys
         self._tallies = [_Counts(tally) for tally in needs.tallies]
+        self._sources = tuple(dict.fromkeys(source for tally in needs.tallies for source in tally.by))
         self._last: dict[int, int] = {}
         self._first: dict[int, int] = {}
         self._histories: dict[tuple[Recent, int], History] = {}
@@ -57,9 +59,10 @@ class FeatureState:
         n = len(items)
         rows = items.astype(np.int64)
         users = np.full(n, user, np.int64)
-        counts = {c.tally: c.read(self._keys.of(c.tally.by, users, rows), now) for c in self._tallies}
+        keys = self._keys.of(self._sources, users, rows)
+        counts = {c.tally: c.read(tuple(keys[source] for source in c.tally.by), now) for c in self._tallies}
         last = np.full(n, self._last.get(user, NEVER), np.int64) if self.needs.gap else None
-        first = np.array([self._first.get(row, NEVER) for row in rows.tolist()], np.int64) if self.needs.age else None
+        first = np.fromiter(map(self._first.get, rows.tolist(), repeat(NEVER)), np.int64, n) if self.needs.age else None
         histories = {recent: self._history(recent, user, n) for recent in self.needs.recents}
         return Facts(
             users,
@@ -83,9 +86,10 @@ class FeatureState:
         self._pending.clear()
 
     def _take_in(self, user: int, item: int, time: int, label: int) -> None:
-        parts = np.array([user], np.int64), np.array([item], np.int64)
+        keys = self._keys.of(self._sources, np.array([user], np.int64), np.array([item], np.int64))
+        key = {source: int(part[0]) for source, part in keys.items()}
         for counts in self._tallies:
-            counts.add(tuple(int(part[0]) for part in self._keys.of(counts.tally.by, *parts)), time, label)
+            counts.add(tuple(key[source] for source in counts.tally.by), time, label)
         if self.needs.gap:
             self._last[user] = max(time, self._last.get(user, NEVER))
         if self.needs.age:
@@ -154,19 +158,23 @@ class _OfRows:
 
 
 class _OfPairs:
-    """Sums by two numbers: most pairs never meet."""
+    """Sums by two numbers: most pairs never meet, so a pair has a place in an array while it counts for something."""
 
     def __init__(self) -> None:
-        self._sums: dict[tuple[int, ...], list[int]] = {}
+        self._places: dict[tuple[int, ...], int] = {}
+        self._free: list[int] = []
+        self._sums = np.zeros((2, 3), np.int64)  # row 0 stays 0
 
     def add(self, key: tuple[int, ...], change: list[int]) -> None:
-        sums = self._sums.setdefault(key, [0, 0, 0])
-        for i in range(3):
-            sums[i] += change[i]
-        if not sums[0]:
-            del self._sums[key]
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = self._free.pop() if self._free else len(self._places) + 1
+            if place >= len(self._sums):
+                self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
+        self._sums[place] += change
+        if not self._sums[place, 0]:
+            self._free.append(self._places.pop(key))
 
     def read(self, keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
         pairs = zip(*(part.tolist() for part in keys), strict=True)
-        found = [self._sums.get(pair, (0, 0, 0)) for pair in pairs]
-        return np.array(found, np.int64).reshape(-1, 3)
+        return self._sums[np.fromiter(map(self._places.get, pairs, repeat(0)), np.int64, len(keys[0]))]
