@@ -70,6 +70,24 @@ def test_numbers_are_standardised_by_the_training_rows() -> None:
     assert numbers.tolist() == [-1, 1, 5, 0, 0]
 
 
+def test_numbers_out_of_all_proportion_are_kept_in_bounds() -> None:
+    featuriser = Featuriser(
+        (NumericField(name="n", source="context.n"),), {"n": Learned(mean=1, deviation=2)}, users(), items()
+    )
+    sent = np.array([3, 1e300, -1e300, float("inf"), float("nan"), None], object)
+    n = len(sent)
+    numbers = featuriser.features(Facts(np.ones(n, int), np.ones(n, int), np.zeros(n, int), {"n": sent})).numbers
+    assert numbers[:, 0].tolist() == [1, 100, -100, 0, 0, 0]
+
+
+def test_context_that_is_no_number_is_refused() -> None:
+    featuriser, _ = live(NumericField(name="n", source="context.n"))
+    with pytest.raises(DataError, match=r"context\.n: not a number"):
+        featuriser.features(Facts(np.ones(1, int), np.ones(1, int), np.zeros(1, int), {"n": np.array(["x"], object)}))
+    with pytest.raises(DataError, match=r"context\.n: \(1,\) values for 2 rows"):
+        Facts(np.ones(2, int), np.ones(2, int), np.zeros(2, int), {"n": np.ones(1)})
+
+
 def test_logarithms_are_standardised_too() -> None:
     featuriser = fitted(NumericField(name="p", source="item.price", scale="log"), [1, 4])
     one, four = math.log(11), math.log(41)
@@ -140,8 +158,8 @@ def test_gap_and_age() -> None:
     featuriser, state = live(GapField(name="g", scale="standard"), AgeField(name="a", scale="standard"))
     state.observe(1, 1, 0)
     state.observe(1, 2, HOUR)
-    numbers = featuriser.features(state.facts(1, np.array([1, 2, 3]), 3 * HOUR)).numbers
-    assert numbers.tolist() == [[7200, 3], [7200, 2], [7200, 0]]
+    numbers = featuriser.features(state.facts(1, np.array([1, 2, 3]), HOUR + 36_000)).numbers
+    assert numbers == pytest.approx(np.array([[36, 1.01], [36, 0.01], [36, 0]]))
 
 
 def test_a_sequence_speaks_the_ids_of_its_item_feature() -> None:

@@ -18,8 +18,11 @@ from millirec.data.features.config import (
     SequenceField,
 )
 from millirec.data.features.ragged import Ragged
+from millirec.data.labels import NEGATIVE, POSITIVE
 
 NEVER = int(np.iinfo(np.int64).min)
+LABELS: Mapping[Only, int | None] = {"all": None, "positive": POSITIVE, "negative": NEGATIVE}
+"""The label of the events that a sequence remembers; None = whatever it is."""
 STEPS = 60
 """In how many steps a window slides: a counter keeps a number a step, not every event."""
 

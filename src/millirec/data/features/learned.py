@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from millirec.data.features.config import Scale
 
+FARTHEST = 100.0
+"""Deviations from the mean."""
+
 
 class Learned(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """`values`: the vocabulary, ids 1, 2, ... in this order. `mean`, `deviation`, `edges`: of a number's scale.
@@ -40,9 +43,9 @@ def scale_of(numbers: NDArray[np.float64], scale: Scale, buckets: int) -> Learne
 
 
 def scaled(numbers: NDArray[np.float64], scale: Scale, learned: Learned) -> NDArray[np.float32]:
-    """Numbers (n,) as the network reads them; 0 where missing."""
+    """Numbers (n,) as the network reads them; 0 where missing. One that is out of all proportion counts as FARTHEST."""
     out = (_curved(numbers, scale) - learned.mean) / learned.deviation
-    return np.where(np.isnan(out), 0, out).astype(np.float32)
+    return np.clip(np.where(np.isnan(out), 0, out), -FARTHEST, FARTHEST).astype(np.float32)
 
 
 def bucketed(numbers: NDArray[np.float64], learned: Learned) -> NDArray[np.int32]:

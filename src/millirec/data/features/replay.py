@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millirec.data.features.facts import NEVER, STEPS, Facts, Needs, Recent, Tally, first_step
+from millirec.data.features.facts import LABELS, NEVER, STEPS, Facts, Needs, Recent, Tally, first_step
 from millirec.data.features.keys import Keys
 from millirec.data.features.ragged import Ragged
 from millirec.data.labels import NEGATIVE, POSITIVE
@@ -134,7 +134,7 @@ def _first(events: Events, asked: Questions) -> NDArray[np.int64]:
 
 
 def _history(events: Events, asked: Questions, recent: Recent) -> Ragged:
-    wanted = {"all": None, "positive": POSITIVE, "negative": NEGATIVE}[recent.only]
+    wanted = LABELS[recent.only]
     if wanted is not None:
         events = events.take(events.labels == wanted)
     grouped = _Grouped(events.users, events.times)

@@ -58,13 +58,13 @@ class Sources:
         return feature
 
     def numbers(self, source: str, facts: Facts, at: str) -> NDArray[np.float64]:
-        """The number of each row (n,), NaN = missing."""
+        """The number of each row (n,), NaN = missing or infinite."""
         if source.startswith("context."):
-            return self._context_numbers(source, facts)
+            return _finite(self._context_numbers(source, facts))
         feature = self.feature(source, at)
         if not isinstance(feature, Numeric) or feature.numbers.ndim != 1:
             raise ConfigError(f"{at}: {source!r} is not a number", "choose kind = 'categorical' or 'multi'")
-        return gathered(feature.numbers.astype(np.float64), rows_of(source, facts), np.nan)
+        return _finite(gathered(feature.numbers.astype(np.float64), rows_of(source, facts), np.nan))
 
     def hashes(self, source: str, facts: Facts, at: str) -> NDArray[np.uint64]:
         """A hash of the value of each row (n,), 0 = missing."""
@@ -85,6 +85,11 @@ class Sources:
             return np.array([np.nan if value is None else value for value in column.tolist()], np.float64)
         except (TypeError, ValueError) as error:
             raise DataError(f"{source}: not a number ({error})", "send numbers, or leave it out") from error
+
+
+def _finite(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """An infinite number tells no more than a missing one."""
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def rows_of(source: str, facts: Facts) -> NDArray[np.int64]:

@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from millirec.data.features.facts import NEVER, STEPS, Facts, Needs, Recent, Tally, first_step
+from millirec.data.features.facts import LABELS, NEVER, STEPS, Facts, Needs, Recent, Tally, first_step
 from millirec.data.features.keys import Keys
 from millirec.data.features.ragged import Ragged
 from millirec.data.history import History, HistoryLimits
 from millirec.data.labels import NEGATIVE, POSITIVE, UNLABELLED
-
-_WANTED = {"all": None, "positive": POSITIVE, "negative": NEGATIVE}
 
 
 class FeatureState:
@@ -95,7 +93,7 @@ class FeatureState:
         if self.needs.age:
             self._first[item] = min(time, self._first.get(item, time))
         for recent in self.needs.recents:
-            if _WANTED[recent.only] in (None, label):
+            if LABELS[recent.only] in (None, label):
                 history = self._histories.setdefault((recent, user), History())
                 history.append(item, time, HistoryLimits(window=recent.length, seen=1))
 
