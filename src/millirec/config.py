@@ -1,4 +1,4 @@
-"""`RunConfig`: the sections that the rooms define, composed. TOML in, TOML out."""
+"""`RunConfig` and `RankerRun`: the sections that the rooms define, composed. TOML in, TOML out."""
 
 import re
 import tomllib
@@ -8,13 +8,19 @@ from typing import Any
 import msgspec
 
 from millirec.data.errors import ConfigError, MillirecError
+from millirec.data.features import FieldConfig, RowSplit, check_fields
+from millirec.data.features.config import SequenceField
+from millirec.data.labels import LabelConfig
 from millirec.data.sources import SequenceFileConfig, SourceConfig
 from millirec.data.split import GlobalTime, LeaveLastOut, SplitConfig
 from millirec.data.thin import ThinConfig
 from millirec.models.base import ClosedForm
 from millirec.models.config import ModelConfig, build
+from millirec.models.rankers.config import RankerConfig
+from millirec.models.rankers.din import DINConfig
 from millirec.train.fine_tune import WarmStart
 from millirec.train.machine import Machine
+from millirec.train.rank_config import RankTrainConfig
 from millirec.train.trainable import check_dense, check_trainable
 from millirec.train.trainer import TrainConfig
 
@@ -38,9 +44,38 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     out: str = "runs"
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
-            raise ConfigError(f"$.name = {self.name!r}", "use letters, digits, '.', '_' and '-'")
+        _check_name(self.name)
         check(self)
+
+
+class RankerRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One training run of a feature ranker: which data, what a success is, which features, which ranker.
+
+    A TOML with a section [ranker] in the place of [model]. The results go to `<out>/<name>/`.
+    """
+
+    data: SourceConfig
+    label: LabelConfig
+    features: tuple[FieldConfig, ...]
+    ranker: RankerConfig
+    name: str = "run"
+    split: RowSplit = GlobalTime()
+    train: RankTrainConfig = RankTrainConfig()
+    machine: Machine = Machine()
+    out: str = "runs"
+
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        check_fields(self.features)
+        if isinstance(self.ranker, DINConfig) and not any(isinstance(f, SequenceField) for f in self.features):
+            raise ConfigError("$.ranker.kind = 'din': no feature is a sequence", "declare one of kind 'sequence'")
+        if isinstance(self.data, SequenceFileConfig):
+            raise ConfigError("$.data.kind = 'sequences': events have no values to learn from", "use another source")
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"$.name = {name!r}", "use letters, digits, '.', '_' and '-'")
 
 
 def check(run: RunConfig) -> None:
@@ -65,7 +100,18 @@ def check(run: RunConfig) -> None:
 
 def load(path: Path) -> RunConfig:
     """Read a run's TOML. Raises ConfigError with the path of the field, such as `$.model.embedding_dim`."""
-    run: RunConfig = convert(read_toml(path), RunConfig, str(path))
+    run = load_run(path)
+    if isinstance(run, RankerRun):
+        raise ConfigError(f"{path}: has a [ranker], and no [model]", "give the config of a model")
+    return run
+
+
+def load_run(path: Path) -> RunConfig | RankerRun:
+    """Read the TOML of a run of either kind: it has a section [model], or a section [ranker]."""
+    raw = read_toml(path)
+    if "model" in raw and "ranker" in raw:
+        raise ConfigError(f"{path}: both [model] and [ranker]", "make two runs of it")
+    run: RunConfig | RankerRun = convert(raw, RankerRun if "ranker" in raw else RunConfig, str(path))
     return run
 
 

@@ -43,7 +43,7 @@ class Artifact:
             manifest, catalog = bundle.manifest, bundle.catalog
             lineage = [step.settings for step in manifest.lineage]
             provenance = msgspec.convert(msgspec.to_builtins(manifest.provenance), Provenance)
-        elif (path / "checkpoint.json").exists():
+        elif any((path / name).exists() for name in ("checkpoint.json", "ranker.json")):  # a ranker is refused by name
             checkpoint = Checkpoint.load(path)
             lineage, provenance = [step.settings for step in checkpoint.lineage], checkpoint.provenance
             catalog = checkpoint.catalog

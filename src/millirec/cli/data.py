@@ -62,9 +62,9 @@ def _source(path: Path | None, config: Path | None, columns: dict[str, str]) -> 
     if (path is None) == (config is None):
         raise ConfigError("give either a path or a config", "give PATH, or -c run.toml")
     if config is not None:
-        from millirec.config import load
+        from millirec.config import load_run
 
-        source: SourceConfig = load(config).data
+        source: SourceConfig = load_run(config).data
     else:
         assert path is not None  # noqa: S101
         source = TableConfig(path=str(path)) if columns else guess(path)
@@ -78,12 +78,12 @@ def _source(path: Path | None, config: Path | None, columns: dict[str, str]) -> 
 
 def _thinned(config: Path, dataset: "Dataset") -> "ThinReport | None":
     """What the config's [thin] leaves out of the training part of its split; None when it has none."""
-    from millirec.config import load
+    from millirec.config import RankerRun, load_run
     from millirec.data.split import split
     from millirec.data.thin import thin
 
-    run = load(config)
-    if run.thin is None:
+    run = load_run(config)
+    if isinstance(run, RankerRun) or run.thin is None:
         return None
     return thin(split(dataset, run.split) if dataset.protocol == "none" else dataset, run.thin)[1]
 
@@ -193,9 +193,9 @@ def simulate(
 
     world = SimulatedConfig(users=users, items=items, events=events, seed=seed, categories=min(20, max(items, 1)))
     if config is not None:
-        from millirec.config import load
+        from millirec.config import load_run
 
-        loaded = load(config).data
+        loaded = load_run(config).data
         if not isinstance(loaded, SimulatedConfig):
             raise ConfigError(f"{config}: $.data is not simulated", 'set kind = "simulated"')
         world = loaded

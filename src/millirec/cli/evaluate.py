@@ -8,6 +8,7 @@ import typer
 
 from millirec.cli.artifact import Artifact, alike
 from millirec.cli.console import note, print_json, table
+from millirec.cli.ranker import evaluate_rankers, rankers_among
 from millirec.data.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,12 +49,19 @@ def evaluate(
 ) -> None:
     """Measure on held-out events, the whole catalogue ranked, popularity beside, with 95 % bootstrap intervals.
 
+    Rankers are measured on held-out rows: AUC, log loss, calibration.
+
     A checkpoint is measured through its network, a bundle through the engine that serves it (its lists end at
     100, so its `mrr` ends there too). A protocol whose test events the model has learned from is refused, and so
     is a comparison of models that were trained on different data or splits.
     """
     if part not in ("test", "validation"):
         raise ConfigError(f"--part {part}", "use test or validation")
+    if rankers_among(artifacts):
+        if ensemble is not None:
+            raise ConfigError("--ensemble of rankers", "leave it out, or give checkpoints of models")
+        evaluate_rankers(artifacts, config, part, compare=compare, json=json)
+        return
     opened = [Artifact.open(path) for path in artifacts]
     if ensemble is not None:
         _check_ensemble(opened, ensemble, part)

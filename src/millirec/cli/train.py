@@ -13,6 +13,7 @@ from millirec.data.errors import ConfigError
 if TYPE_CHECKING:
     from millirec.config import RunConfig
     from millirec.data.dataset import Dataset
+    from millirec.data.sources import SourceConfig
     from millirec.data.thin import ThinConfig, ThinReport
     from millirec.train.fine_tune import Earlier
 
@@ -30,17 +31,23 @@ def train(
     ] = "fail",
     json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
-    """Train a model: reads the log, splits it, audits the split, trains, and measures the test part.
+    """Train a model, or a ranker: reads the log, splits it, audits the split, trains, and measures the test part.
 
     Writes runs/NAME/checkpoint (the model), metrics.json (the figures) and run.toml (the config in full); with [thin]
     also thin.json (what was left out of training).
     """
     from millirec.cli.allocator import use_fast_allocator
-    from millirec.config import load
+    from millirec.cli.ranker import train_ranker
+    from millirec.config import RankerRun, load_run
 
     use_fast_allocator()
-    run = load(config)
+    run = load_run(config)
     folder = Path(run.out) / run.name
+    if isinstance(run, RankerRun):
+        run.machine.prepare()
+        _make_room(folder, resume=resume, force=force)
+        train_ranker(run, folder, on_error, resume=resume, json=json)
+        return
     earlier = ready(run)
     _make_room(folder, resume=resume, force=force)
     folder.mkdir(parents=True, exist_ok=True)
@@ -71,19 +78,26 @@ def _make_room(folder: Path, *, resume: bool, force: bool) -> None:
         (folder / "thin.json").unlink(missing_ok=True)
 
 
+def read_log(source: "SourceConfig", folder: Path, on_error: str) -> "Dataset":
+    """The log as it is; bad rows that are left out are told."""
+    from millirec.data.sources import read
+
+    if on_error not in ("fail", "skip"):
+        raise ConfigError(f"--on-error {on_error}", "use fail or skip")
+    dataset = read(source, on_error=on_error, rejected=folder / "rejected.jsonl")  # type: ignore[arg-type]
+    if dataset.rejected:
+        note(f"[yellow]{dataset.rejected:,} bad rows left out:[/yellow] {folder / 'rejected.jsonl'}")
+    return dataset
+
+
 def read_split(run: "RunConfig", folder: Path, on_error: str, earlier: "Earlier | None") -> "Dataset":
     """The split and audited data; leaks are told before any time is spent, and stand in metrics.json."""
     from millirec.cli.evaluate import report_leaks
     from millirec.data.audit import audit
     from millirec.data.extend import extended
-    from millirec.data.sources import read
     from millirec.data.split import split
 
-    if on_error not in ("fail", "skip"):
-        raise ConfigError(f"--on-error {on_error}", "use fail or skip")
-    dataset = read(run.data, on_error=on_error, rejected=folder / "rejected.jsonl")  # type: ignore[arg-type]
-    if dataset.rejected:
-        note(f"[yellow]{dataset.rejected:,} bad rows left out:[/yellow] {folder / 'rejected.jsonl'}")
+    dataset = read_log(run.data, folder, on_error)
     if dataset.protocol == "none":
         dataset = split(dataset, run.split)
     if earlier is not None:

@@ -1,14 +1,19 @@
-"""The two protocols that every network keeps, and the tensors that they eat."""
+"""The protocols that networks keep, and the tensors that they eat.
+
+`SequenceModel` and `Ranker` read a history; `FeatureRanker` reads rows of declared features.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol, Self, get_args, runtime_checkable
 
 import msgspec
+import numpy as np
 import torch
 from torch import Tensor
 
 from millirec.data.encode import Batch
 from millirec.data.errors import ConfigError
+from millirec.data.features import Features, Schema
 from millirec.models.layers.parts import Structure
 from millirec.models.layers.table import Dense, TableConfig
 
@@ -125,6 +130,51 @@ class Ranker(Protocol):
 
     def scores(self, inputs: Inputs, candidates: Tensor | None = None) -> Tensor:
         """Scores (B, C) of candidate rows (B, C), or (B, n_items + 1) of the whole catalogue when None."""
+
+
+class RankInputs(NamedTuple):
+    """Rows of `Features` as tensors, which is all that a feature ranker reads: its graph has these four inputs.
+
+    `ids` int32 (B, C): categorical features. `numbers` float32 (B, D). `lists` int32 (B, V): multi-valued features side
+    by side, each padded with 0 to its own width. `sequences` int32 (B, S, L): ids oldest first, padded with 0 on the
+    right; L is the longest of these rows, at least 1.
+    """
+
+    ids: Tensor
+    numbers: Tensor
+    lists: Tensor
+    sequences: Tensor
+
+    @classmethod
+    def of(cls, features: Features, schema: Schema, device: str | torch.device = "cpu") -> "RankInputs":
+        """The same rows on a device."""
+        n = len(features)
+        newest = [rows.last(space.length) for rows, space in zip(features.sequences, schema.sequences, strict=True)]
+        longest = max([1, *(int((rows.ends - rows.starts).max(initial=0)) for rows in newest)])
+        lists = [rows.padded(space.width) for rows, space in zip(features.lists, schema.lists, strict=True)]
+        arrays = (
+            features.ids,
+            features.numbers,
+            np.concatenate([np.zeros((n, 0), np.int32), *lists], axis=1),
+            np.stack([rows.padded(longest) for rows in newest], axis=1)
+            if newest
+            else np.zeros((n, 0, longest), np.int32),
+        )
+        return cls(*(torch.from_numpy(np.ascontiguousarray(array)).to(device) for array in arrays))
+
+
+@runtime_checkable
+class FeatureRanker(Protocol):
+    """Rows of features -> scores: who asks, what is shown, when and where, each pair a row.
+
+    Where a `Ranker` is asked for any item of a catalogue, given a history, this one is asked for a few candidates of
+    which more is known. Its scores are logits: their sigmoid is the chance of a success.
+    """
+
+    schema: Schema
+
+    def forward(self, inputs: RankInputs) -> Tensor:
+        """Logits (B,)."""
 
 
 @runtime_checkable

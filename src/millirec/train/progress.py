@@ -13,12 +13,13 @@ from millirec.data.folder import new_folder, settle
 
 
 class Epoch(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the training's history."""
+    """One line of the training's history; `figures`: of the validation of a feature ranker."""
 
     epoch: int
     loss: float
     ndcg_10: float | None
     seconds: float
+    figures: dict[str, float] = {}
 
 
 class Progress(msgspec.Struct, kw_only=True):

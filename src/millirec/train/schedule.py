@@ -1,11 +1,27 @@
 """The learning rate as a function of where a training stands, so that a resume needs no scheduler state."""
 
 import math
+from typing import Protocol
 
-from millirec.train.config import TrainConfig
+
+class Course(Protocol):
+    """What a config says of its learning rate; see `TrainConfig`."""
+
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def schedule(self) -> str | None: ...
+    @property
+    def warmup_steps(self) -> int: ...
+    @property
+    def decay_epochs(self) -> int: ...
+    @property
+    def final_share(self) -> float: ...
+    @property
+    def epochs(self) -> int: ...
 
 
-def learning_rate(config: TrainConfig, updates: int, epochs: float) -> float:
+def learning_rate(config: Course, updates: int, epochs: float) -> float:
     """The rate of the next step, after `updates` steps and `epochs` epochs, the last of them perhaps in part."""
     rate = config.learning_rate
     if config.warmup_steps:
@@ -13,7 +29,7 @@ def learning_rate(config: TrainConfig, updates: int, epochs: float) -> float:
     return rate * _decay(config, epochs)
 
 
-def _decay(config: TrainConfig, epochs: float) -> float:
+def _decay(config: Course, epochs: float) -> float:
     kind = config.schedule or ("cosine" if config.decay_epochs else "constant")
     if kind == "constant":
         return 1.0

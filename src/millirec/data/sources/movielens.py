@@ -24,13 +24,14 @@ _GENRES_100K = (
     *("unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime", "Documentary", "Drama"),
     *("Fantasy", "Film-Noir", "Horror", "Musical", "Mystery", "Romance", "Sci-Fi", "Thriller", "War", "Western"),
 )
-_AGES = ("gender", "age", "occupation")
+_PERSON = ("gender", "age", "occupation", "zip")
 
 
 class MovieLensConfig(Filters, frozen=True, kw_only=True, tag="movielens"):
     """`path`: the folder, the zip as downloaded, or the ratings file itself (plain, .gz or .zip).
 
-    Titles, genres, years and users' gender, age, occupation are read when their files lie beside the ratings.
+    Titles, genres, years, and users' gender, age, occupation and zip code are read when their files lie beside the
+    ratings.
     `inexact`: a csv `line,kind` that names ratings by their line, from 1; users with a line of the kind
     `time_unknown` (only the order of their ratings is known) are left out, as a split by time needs.
     """
@@ -145,8 +146,8 @@ def _movies(file: File) -> dict[str, pl.DataFrame]:
 
 
 def _users(file: File) -> dict[str, pl.DataFrame]:
-    rows = _side_rows(file, 4)
+    rows = _side_rows(file, 5)
     # u.user: id|age|gender|occupation|zip; users.dat: id::gender::age::occupation::zip
-    order = (0, 2, 1, 3) if file.name == "u.user" else (0, 1, 2, 3)
+    order = (0, 2, 1, 3, 4) if file.name == "u.user" else (0, 1, 2, 3, 4)
     columns = zip(*[[row[i] for i in order] for row in rows], strict=True)
-    return {"categorical": pl.DataFrame(dict(zip(("id", *_AGES), (list(c) for c in columns), strict=True)))}
+    return {"categorical": pl.DataFrame(dict(zip(("id", *_PERSON), (list(c) for c in columns), strict=True)))}

@@ -1,0 +1,1 @@
+"""Rankers on MovieLens-1M as click-through rates."""

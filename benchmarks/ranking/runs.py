@@ -1,0 +1,98 @@
+"""One run: a ranker, features, a protocol and a seed become a results file, by way of `millirec train`."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from benchmarks.machine import describe
+from millirec.config import RankerRun, convert, dumps
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+RUNS = ROOT / "runs" / "ranking"
+RESULTS = ROOT / "benchmarks" / "results" / "ranking"
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "random-rows": {"kind": "random-rows", "validation": 0.1, "test": 0.1, "seed": 0},
+    "global-time": {"kind": "global-time", "validation": 0.1, "test": 0.1},
+}
+LABEL = {"positive_above": 3, "negative_below": 3}
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What to run, with how many threads (0 = all)."""
+
+    fields: str
+    protocol: str
+    ranker: str
+    seed: int
+    threads: int = 1
+
+    @property
+    def label(self) -> str:
+        """The name of the run and of its results file."""
+        return f"{self.fields}-{self.protocol}-{self.ranker}-{self.seed}"
+
+
+def names(folder: str) -> list[str]:
+    """The specs or the sets of features that there are."""
+    return sorted(path.stem for path in (HERE / folder).glob("*.toml"))
+
+
+def run(settings: Settings, *, resume: bool) -> None:
+    """Train, measure, and keep the figures. With `resume` a run of the same config whose results are there is left
+    alone, and one that was cut short goes on."""
+    path, sections = RESULTS / f"{settings.label}.json", sections_of(settings)
+    if resume and path.exists() and json.loads(path.read_text())["config"] == sections:
+        print(f"{settings.label}: done already", flush=True)
+        return
+    places = {"name": settings.label, "out": str(RUNS), "data": _data(settings.protocol)}
+    machine = {"seed": settings.seed, "threads": settings.threads}
+    text = dumps(convert(sections | places | {"machine": machine}, RankerRun, settings.label))
+    metrics, cost = train(settings.label, text, resume=resume)
+    history = json.loads((RUNS / settings.label / "progress" / "progress.json").read_text())["history"]
+    result = msgspec.to_builtins(settings) | {"config": sections, **metrics, "history": history, **cost}
+    result["machine"] = describe()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def sections_of(settings: Settings) -> dict[str, Any]:
+    """What decides the figures, apart from the seed: label, split, features, ranker, training."""
+    spec = tomllib.loads((HERE / "specs" / f"{settings.ranker}.toml").read_text())
+    fields = tomllib.loads((HERE / "fields" / f"{settings.fields}.toml").read_text())["features"]
+    split = PROTOCOLS[settings.protocol]
+    training = spec["train"] | spec.get("with", {}).get(settings.fields, {})
+    return {"label": LABEL, "split": split, "features": fields, "ranker": spec["ranker"], "train": training}
+
+
+def train(label: str, text: str, *, resume: bool) -> tuple[dict[str, Any], dict[str, float]]:
+    """`millirec train` on a config; its metrics, and what it cost."""
+    config = RUNS / f"{label}.toml"
+    same = resume and config.exists() and config.read_text(encoding="utf-8") == text
+    RUNS.mkdir(parents=True, exist_ok=True)
+    config.write_text(text, encoding="utf-8")
+    began = time.monotonic()
+    how = "--resume" if same else "--force"
+    process = subprocess.Popen([sys.executable, "-m", "millirec", "train", "-c", str(config), how])
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # wait4 has taken it from Popen
+    if process.returncode:
+        raise SystemExit(f"{label}: training failed")
+    cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    metrics = json.loads((RUNS / label / "metrics.json").read_text())
+    kept = {"test": metrics["test"], "validation": metrics["validation"]}
+    return kept, cost | {"peak_memory_mib": usage.ru_maxrss / 1024}
+
+
+def _data(protocol: str) -> dict[str, Any]:
+    """MovieLens-1M; a split by time leaves out the users whose times are not known."""
+    folder = Path(os.environ.get("MILLIREC_DATA", ROOT / ".." / "shared" / "data")).resolve() / "ml-1m"
+    data = {"kind": "movielens", "path": str(folder)}
+    return data | {"inexact": str(folder / "inexact_rows.csv.gz")} if protocol == "global-time" else data

@@ -1,0 +1,69 @@
+"""`fit_ranker`: a split log, features and two configs become a ranker."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from millirec.data.dataset import TRAIN, Dataset
+from millirec.data.features import FieldConfig, RankingRows, ranking_rows
+from millirec.data.labels import LabelConfig, labels_of
+from millirec.data.lineage import Provenance, Step
+from millirec.metrics import ctr
+from millirec.models.rankers.checkpoint import RankerCheckpoint
+from millirec.models.rankers.config import RankerConfig, build_ranker
+from millirec.train.calibrate import calibrated
+from millirec.train.journal import Journal
+from millirec.train.machine import Machine
+from millirec.train.rank_config import RankTrainConfig
+from millirec.train.rank_trainer import RankTrainer
+
+
+def fit_ranker(
+    dataset: Dataset,
+    label: LabelConfig,
+    fields: Iterable[FieldConfig],
+    ranker: RankerConfig,
+    train: RankTrainConfig,
+    machine: Machine,
+    journal: Journal,
+    *,
+    progress: Path | None = None,
+    resume: bool = False,
+) -> tuple[RankerCheckpoint, RankingRows]:
+    """Learn features and network from the training rows; the validation rows decide when to stop, and calibrate.
+
+    `dataset` has been split by `split_rows`. The caller adds to the provenance the settings that read the data again.
+    """
+    rows, featuriser = ranking_rows(dataset, labels_of(dataset, label), fields)
+    machine.prepare()
+    network = build_ranker(ranker, featuriser.schema())
+    trainer = RankTrainer(network, rows, train, machine)
+    parameters, course = trainer.run(progress, journal, resume=resume)
+    trainer.network.load_state_dict(parameters)
+    logits, truth = trainer.validation_logits(), rows.labels[trainer.validation]
+    calibration = calibrated(train.calibration, logits, truth)
+    metrics = {"auc": ctr.auc(truth, logits), "log_loss": ctr.log_loss(truth, calibration.chances(logits))}
+    metrics |= {"best_epoch": float(course.best_epoch), "epochs": float(len(course.history))}
+    settings = msgspec.to_builtins(train) | {"seed": machine.seed, "device": machine.device}
+    checkpoint = RankerCheckpoint(
+        config=ranker,
+        parameters={name: value.cpu() for name, value in parameters.items()},
+        featuriser=featuriser,
+        label=label,
+        provenance=_provenance(dataset),
+        calibration=calibration,
+        lineage=(Step(name="train", settings=settings, seconds=course.seconds),),
+        metrics=metrics,
+    )
+    return checkpoint, rows
+
+
+def _provenance(dataset: Dataset) -> Provenance:
+    train = dataset.roles == TRAIN
+    return Provenance(
+        fingerprint=dataset.fingerprint,
+        protocol=dataset.protocol,
+        n_events=int(train.sum()),
+        trained_until=int(dataset.interactions.times[train].max()),
+    )

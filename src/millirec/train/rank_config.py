@@ -1,0 +1,53 @@
+"""`RankTrainConfig`: how a feature ranker is trained."""
+
+from typing import Literal
+
+import msgspec
+
+from millirec.data.errors import ConfigError
+from millirec.train.calibrate import Method
+
+_AT_LEAST_1 = ("epochs", "batch_size", "patience")
+_AT_LEAST_0 = ("l2", "l2_embeddings", "clip_norm", "warmup_steps", "decay_epochs")
+
+
+class RankTrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a feature ranker is trained: binary cross-entropy, Adam, batches of rows.
+
+    `l2_embeddings` is added to the gradient of the vectors of all values at every step, seen or not, which is what
+    keeps rare ones from learning rows by heart; `l2` to that of everything else. Training ends after `epochs`, or when
+    the `monitor` on the validation part has not improved in `patience` epochs; the best weights are kept.
+
+    The learning rate as in `TrainConfig`. `calibration`: what the validation part then fits to the logits.
+    """
+
+    epochs: int = 20
+    batch_size: int = 2048
+    learning_rate: float = 1e-3
+    schedule: Literal["constant", "cosine", "linear"] | None = None
+    warmup_steps: int = 0
+    decay_epochs: int = 0
+    final_share: float = 0.1
+    l2: float = 0.0
+    l2_embeddings: float = 1e-6
+    clip_norm: float = 0.0
+    patience: int = 3
+    monitor: Literal["auc", "log_loss"] = "auc"
+    calibration: Method = "platt"
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in _AT_LEAST_1:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose at least 1")
+        for name in _AT_LEAST_0:
+            if getattr(self, name) < 0:
+                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose 0 or more")
+        if self.learning_rate <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
+            raise ConfigError("$.train: `learning_rate` and `max_minutes` must be above 0")
+        if not 0 <= self.final_share <= 1:
+            raise ConfigError(f"$.train.final_share = {self.final_share}", "choose a share from 0 to 1")
+        if self.schedule == "constant" and self.decay_epochs:
+            raise ConfigError(
+                f"$.train.decay_epochs = {self.decay_epochs} with a constant schedule", "leave one of the two out"
+            )

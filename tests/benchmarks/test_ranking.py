@@ -1,0 +1,65 @@
+"""The specs of the ranking benchmark, and its table."""
+
+import argparse
+from typing import Any
+
+import pytest
+
+from benchmarks.ranking import __main__ as command
+from benchmarks.ranking import runs, table
+from millirec.config import RankerRun, convert
+
+DATA = {"kind": "movielens", "path": "somewhere"}
+
+
+def every() -> argparse.Namespace:
+    plan = {"fields": runs.names("fields"), "protocol": list(runs.PROTOCOLS), "only": runs.names("specs")}
+    return argparse.Namespace(**plan, seeds=[1, 2], threads=1)
+
+
+def test_every_spec_is_a_run() -> None:
+    for settings in command.planned(every()):
+        run: RankerRun = convert(runs.sections_of(settings) | {"data": DATA}, RankerRun, settings.label)
+        assert (run.label.positive_above, run.label.negative_below) == (3, 3)
+
+
+def test_a_history_is_needed_for_attention_over_it() -> None:
+    labels = [settings.label for settings in command.planned(every())]
+    assert "history-global-time-din-1" in labels
+    assert not [label for label in labels if "din" in label and "history" not in label]
+    assert len(set(labels)) == len(labels)
+
+
+def test_settings_can_depend_on_the_features() -> None:
+    by_fields = {
+        fields: runs.sections_of(runs.Settings(fields=fields, protocol="random-rows", ranker="dcnv2", seed=1))["train"]
+        for fields in ("published", "ids")
+    }
+    assert by_fields["published"] != by_fields["ids"]
+
+
+def result(protocol: str, seed: int, auc: float, ranker: str = "fm") -> dict[str, Any]:
+    settings = runs.Settings(fields="published", protocol=protocol, ranker=ranker, seed=seed)
+    figures = {
+        "auc": {"value": auc, "low": auc - 0.01, "high": auc + 0.01},
+        "log_loss": {"value": 0.4, "low": 0.39, "high": 0.41},
+        "calibration_error": {"value": 0.002},
+    }
+    test = {"figures": figures, "uncalibrated": {"calibration_error": 0.01}}
+    own = {"fields": "published", "protocol": protocol, "ranker": ranker, "seed": seed, "threads": 1}
+    return own | {"config": runs.sections_of(settings), "test": test, "cpu_seconds": 120}
+
+
+def test_the_table_sets_protocols_and_published_figures_side_by_side() -> None:
+    results = [result("random-rows", 1, 0.82), result("random-rows", 2, 0.84), result("global-time", 1, 0.7)]
+    lines = table.table([*results, result("random-rows", 1, 0.9, "lr")], "published").splitlines()
+    assert lines[2].startswith("| lr | 0.9000 [0.8900, 0.9100] | 0.4000 [0.3900, 0.4100] | 0.0020 (0.0100) |  |")
+    assert lines[3].startswith("| fm | 0.8300 ± 0.0141 (2) | 0.4000 ± 0.0000 (2) | 0.0020 (0.0100) | 0.7000 [0.69")
+    assert lines[4] == "| *LR, published* | *0.7716* | *0.4424* |  |  |  |  |  |"
+    assert len({line.count("|") for line in lines}) == 1
+
+
+@pytest.mark.parametrize("change", [{"config": {}}, {"ranker": "gone"}])
+def test_results_of_other_settings_are_left_out(change: dict[str, Any]) -> None:
+    assert table.is_current(result("random-rows", 1, 0.8))
+    assert not table.is_current(result("random-rows", 1, 0.8) | change)

@@ -1,0 +1,176 @@
+"""Rankers as a person trains and measures them, and the mistakes on the way."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from millirec.config import RankerRun, dumps, load, load_run
+from millirec.data.errors import ConfigError
+from tests.cli.test_way import millirec
+
+RUN = """
+name = "NAME"
+[data]
+kind = "table"
+path = "FOLDER/events.csv"
+columns = { user = "user", item = "item", time = "time", value = "click" }
+[data.items]
+path = "FOLDER/items.csv"
+id = "item"
+features = { shop = "categorical" }
+[label]
+positive_above = 0
+[split]
+kind = "random-rows"
+[ranker]
+kind = "fm"
+embedding_dim = 4
+[train]
+epochs = 20
+batch_size = 64
+learning_rate = 0.03
+patience = 20
+[machine]
+threads = 1
+[[features]]
+kind = "categorical"
+name = "user"
+source = "user"
+[[features]]
+kind = "categorical"
+name = "shop"
+source = "item.shop"
+[[features]]
+kind = "counter"
+name = "rate"
+by = ["user", "item.shop"]
+"""
+
+
+def written(folder: Path, name: str = "clicks", changes: dict[str, str] | None = None) -> Path:
+    text = RUN.replace("NAME", name).replace("FOLDER", str(folder))
+    for old, new in (changes or {}).items():
+        assert old in text
+        text = text.replace(old, new)
+    path = folder / f"{name}.toml"
+    path.write_text(f'out = "{folder}/runs"\n' + text, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """People with even numbers click in shop a, the others in shop b; a run of a ranker on it."""
+    folder = tmp_path_factory.mktemp("clicks")
+    rng = np.random.default_rng(0)
+    lines = ["user,item,time,click"]
+    for i in range(1500):
+        user, item = int(rng.integers(20)), int(rng.integers(10))
+        lines.append(f"u{user},i{item},{1_700_000_000 + 60 * i},{int(user % 2 == item % 2)}")
+    (folder / "events.csv").write_text("\n".join(lines))
+    (folder / "items.csv").write_text("item,shop\n" + "\n".join(f"i{i},{'ab'[i % 2]}" for i in range(10)))
+    millirec("train", "-c", written(folder))
+    return folder
+
+
+def test_training_leaves_a_ranker_its_figures_and_its_config(folder: Path) -> None:
+    run = folder / "runs" / "clicks"
+    assert {"checkpoint", "metrics.json", "run.toml", "progress"} <= {path.name for path in run.iterdir()}
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["figures"]["auc"]["value"] > 0.95
+    assert load_run(run / "run.toml") == load_run(folder / "clicks.toml")
+
+
+def test_a_ranker_is_measured_as_it_was_when_trained(folder: Path) -> None:
+    metrics = json.loads((folder / "runs/clicks/metrics.json").read_text())
+    (result,) = json.loads(millirec("evaluate", folder / "runs/clicks/checkpoint", "--json").stdout)
+    assert result == metrics["test"]
+    text = millirec("evaluate", folder / "runs/clicks/checkpoint", "--part", "validation").stdout
+    assert "validation: random-rows" in text
+
+
+def test_rankers_are_compared_on_the_same_rows(folder: Path) -> None:
+    millirec("train", "-c", written(folder, "linear", {'"fm"': '"lr"', "embedding_dim = 4": ""}), "--force")
+    paths = folder / "runs/clicks/checkpoint", folder / "runs/linear/checkpoint"
+    result = json.loads(millirec("evaluate", *paths, "--compare", "--json").stdout)
+    (gap,) = result["differences"]
+    fm, lr = (e["figures"]["log_loss"]["value"] for e in result["evaluations"])
+    assert gap["difference"] == pytest.approx(fm - lr)
+    assert gap["low"] <= gap["difference"] <= gap["high"]
+    assert "paired differences of log loss" in millirec("evaluate", *paths, "--compare").stdout
+
+
+def test_a_ranker_is_no_model(folder: Path) -> None:
+    done = millirec("pack", folder / "runs/clicks/checkpoint", "-o", folder / "bundle", code=2)
+    assert "holds a ranker, not a model" in done.stderr
+
+
+def test_its_log_can_be_inspected(folder: Path) -> None:
+    assert "1,500" in millirec("data", "inspect", "-c", folder / "clicks.toml").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--ensemble", "equal"], "--ensemble of rankers"),
+        (["--compare"], "--compare with one artifact"),
+        (["--part", "train"], "--part train"),
+    ],
+)
+def test_what_rankers_cannot_do_is_said(folder: Path, arguments: list[str], message: str) -> None:
+    done = millirec("evaluate", folder / "runs/clicks/checkpoint", *arguments, code=2)
+    assert message in done.stderr
+
+
+def test_other_data_is_refused(folder: Path, tmp_path: Path) -> None:
+    lines = (folder / "events.csv").read_text().splitlines()
+    (tmp_path / "events.csv").write_text("\n".join([*lines[:-1], lines[-1].replace("u", "u1")]))
+    (tmp_path / "items.csv").write_text((folder / "items.csv").read_text())
+    done = millirec("evaluate", folder / "runs/clicks/checkpoint", "-c", written(tmp_path), code=2)
+    assert "not what the ranker was trained on" in done.stderr
+
+
+def test_a_damaged_ranker_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in ("ranker.json", "parameters.safetensors"):
+        (tmp_path / name).write_bytes((folder / "runs/clicks/checkpoint" / name).read_bytes())
+    (tmp_path / "ranker.json").write_text("{}")
+    assert "schema None" in millirec("evaluate", tmp_path, code=2).stderr
+    (tmp_path / "ranker.json").write_text('{"schema": 1}')
+    assert "not a readable ranker" in millirec("evaluate", tmp_path, code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({'"fm"': '"fmm"'}, r"fmm.*\$\.ranker\.kind"),
+        ({"embedding_dim = 4": "width = 4"}, r"unknown field `width`.*\$\.ranker"),
+        ({'"fm"': '"din"'}, r"\$\.ranker\.kind = 'din': no feature is a sequence"),
+        ({'"user"\nsource = "user"': '"shop"\nsource = "user"'}, r"'shop' stands twice"),
+        ({'"item.shop"\n[[': '"films"\n[['}, r"\$\.features\.shop\.source = 'films'"),
+        ({'"random-rows"': '"leave-last-out"'}, r"leave-last-out"),
+        ({"positive_above = 0": ""}, r"positive_above"),
+        ({'kind = "random-rows"': 'kind = "random-rows"\ntest = 2.0'}, r"\$\.split"),
+        ({"[machine]": '[model]\nkind = "sasrec"\n[machine]'}, r"both \[model\] and \[ranker\]"),
+    ],
+)
+def test_a_config_that_cannot_work_names_its_field(tmp_path: Path, changes: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_run(written(tmp_path, changes=changes))
+
+
+def test_a_ranker_s_config_is_no_model_s(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    run = load_run(path)
+    assert isinstance(run, RankerRun)
+    (tmp_path / "again.toml").write_text(dumps(run))
+    assert load_run(tmp_path / "again.toml") == run
+    with pytest.raises(ConfigError, match=r"has a \[ranker\]"):
+        load(path)
+
+
+def test_the_example_can_be_read() -> None:
+    path = Path(__file__).resolve().parents[2] / "examples" / "ctr.toml"
+    run = load_run(path)
+    assert isinstance(run, RankerRun)
+    assert [field.name for field in run.features] == ["gender", "age", "occupation", "zip", "genres", "year"]
