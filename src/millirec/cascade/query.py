@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millirec.cascade.fields import Fields
 from millirec.data.catalog import Catalog
 from millirec.data.event import Context
 
@@ -45,16 +46,47 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 class Candidates:
     """Item rows on their way through the cascade: `rows` int32 (n,), `scores` float32 (n,), `source` their origin.
 
-    `ordered`: the scores are finite and fall.
+    `ordered`: the scores are finite and fall. `arranged`: a selector has put them in an order of its own. `origins`
+    uint8 (n,): the place of each one's source in the config, None when `source` says it all. `propensities` float64
+    (n,): how probable each was at its place, given those before it; None when nothing was left to chance.
     """
 
     rows: NDArray[np.int32]
     scores: NDArray[np.float32]
     source: str
     ordered: bool = False
+    arranged: bool = False
+    origins: NDArray[np.uint8] | None = None
+    propensities: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def take(self, at: "slice | NDArray[np.int64] | NDArray[np.bool_]") -> "Candidates":
+        """Those at some places, in rising order: what is known of their order stays true."""
+        origins = None if self.origins is None else self.origins[at]
+        propensities = None if self.propensities is None else self.propensities[at]
+        rows, scores = self.rows[at], self.scores[at]
+        return Candidates(rows, scores, self.source, self.ordered, self.arranged, origins, propensities)
+
+    def arrange(self, at: NDArray[np.int64]) -> "Candidates":
+        """Those at these places, in this order."""
+        out = self.take(at)
+        out.ordered, out.arranged = False, True
+        return out
+
+    def join(self, other: "Candidates") -> "Candidates":
+        """These, then what `other` adds to them."""
+        new = ~np.isin(other.rows, self.rows)
+        out = Candidates(
+            np.concatenate([self.rows, other.rows[new]]),
+            np.concatenate([self.scores, other.scores[new]]),
+            self.source,
+            arranged=self.arranged,
+        )
+        if self.origins is not None and other.origins is not None:
+            out.origins = np.concatenate([self.origins, other.origins[new]])
+        return out
 
 
 class Stage(msgspec.Struct, frozen=True, gc=False):
@@ -76,10 +108,10 @@ Trace = tuple[Stage, ...]
 class Asked:
     """A `Query` in a bundle's own rows: what the stages of a cascade read.
 
-    `vector` float32 (d,) stands for the user, None for an empty history. `seen`, `exclude`, `include` and
-    `candidates` are int32 rows (n,), 0 = unknown. `where` and `available` are bool masks over the catalogue
-    (n_items + 1,), None when they would keep everything. `names` are the ids of `candidates`, known or not.
-    `before` are the stages that the question has behind it.
+    `vector` float32 (d,) stands for the user, None for an empty history. `history` are its items, oldest first, None
+    when there is none. It, `seen`, `exclude`, `include` and `candidates` are int32 rows (n,), 0 = unknown. `where` and
+    `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything. `names` are the
+    ids of `candidates`, known or not. `before` are the stages that the question has behind it.
     """
 
     k: int
@@ -92,17 +124,18 @@ class Asked:
     candidates: NDArray[np.int32] | None = None
     names: tuple[str, ...] = ()
     before: Trace = ()
+    history: NDArray[np.int32] | None = None
 
 
 class Shelf:
-    """What a bundle holds for its cascade: catalogue, index, popularity.
+    """What a bundle holds for its cascade: catalogue, index, popularity, and the newest `fields` of items.
 
     `popularity` float32 (n + 1,): training events of each row; `popular` int32 (n,): rows by popularity, ties
     by row.
     """
 
     def __init__(self, catalog: Catalog, index: "Index", popularity: NDArray[np.int64]) -> None:
-        self.catalog, self.index = catalog, index
+        self.catalog, self.index, self.fields = catalog, index, Fields(catalog)
         self.n_items = len(catalog)
         self.popularity = popularity.astype(np.float32)
         order = np.argsort(-popularity[1:], kind="stable") + 1

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from millirec.cli.console import note, print_json, table
+from millirec.cli.engine import cascade_config
 from millirec.data.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ def pack(
     index: Annotated[
         str, typer.Option(help="auto (by the size of the catalogue), exact, or pq (compressed).")
     ] = "auto",
+    cascade: Annotated[
+        Path | None, typer.Option(help="A TOML file: what is done with a question; see docs/cascade.md.")
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
@@ -41,12 +45,18 @@ def pack(
     """
     from millirec.bundle import PackConfig
     from millirec.bundle import pack as make
+    from millirec.cascade.cascade import CascadeConfig, check_features
+    from millirec.cascade.fields import Fields
     from millirec.index import ExactConfig, PQConfig
 
     kinds = {"exact": ExactConfig, "pq": PQConfig}
     if index != "auto" and index not in kinds:
         raise ConfigError(f"--index {index}", "choose auto, exact or pq")
-    config = PackConfig(name=name, index=kinds[index]() if index in kinds else "auto")
+    config = PackConfig(
+        name=name,
+        index=kinds[index]() if index in kinds else "auto",
+        cascade=cascade_config(cascade) or CascadeConfig(),
+    )
     foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
     if model.suffix == ".onnx":
         packed = _pack_graph(model, bundle, config, foreign)
@@ -55,7 +65,9 @@ def pack(
 
         if given := [option for option, value in foreign.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
-        packed = make(Checkpoint.load(model), bundle, config)
+        checkpoint = Checkpoint.load(model)
+        check_features(config.cascade, Fields(checkpoint.catalog).names())
+        packed = make(checkpoint, bundle, config)
     _show(packed, bundle, json=json)
 
 

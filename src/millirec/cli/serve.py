@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from millirec.cli.console import note
-from millirec.cli.engine import engine_settings
+from millirec.cli.engine import cascade_config, engine_settings
 from millirec.data.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def serve(
         typer.Option(help="Forget users and sessions untouched for so long; their events stay in the log."),
     ] = None,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
+    cascade: Annotated[
+        Path | None, typer.Option(help="A TOML file with a cascade to use instead of the bundle's own.")
+    ] = None,
     engine: Annotated[Path | None, typer.Option(help="A TOML file of engine settings, such as `carry_mb = 0`.")] = None,
     yardstick: Annotated[
         bool, typer.Option("--yardstick", help="Open POST /noop, which `millirec bench` compares with.")
@@ -63,6 +66,7 @@ def serve(
         expire_after_days=expire_after_days,
         yardstick=yardstick,
         engine=engine_settings(engine),
+        cascade=cascade_config(cascade),
     )
     if host not in _LOOPBACK:
         note("[yellow]anybody who reaches this address can read and write: there is no log-in[/yellow]")

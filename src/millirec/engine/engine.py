@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.bundle import Bundle
+from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Asked, Query, Ranking, Stage, Trace
 from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
@@ -37,10 +38,19 @@ class _Turn:
 
 
 class Engine:
-    """Answers questions from a bundle and a state store; thread-safe. It owns the store: `close` closes it."""
+    """Answers questions from a bundle and a state store; thread-safe. It owns the store: `close` closes it.
 
-    def __init__(self, bundle: Bundle, store: StateStore, settings: EngineSettings | None = None) -> None:
-        self.store, self.settings = store, settings or EngineSettings()
+    `cascade` is used instead of the bundle's own, and that of every bundle that is swapped in.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        store: StateStore,
+        settings: EngineSettings | None = None,
+        cascade: CascadeConfig | None = None,
+    ) -> None:
+        self.store, self.settings, self._cascade = store, settings or EngineSettings(), cascade
         self._loaded = self._load(bundle)
 
     @property
@@ -145,7 +155,7 @@ class Engine:
                 f"$.limits.window = {window} keeps fewer events than the bundle reads ({bundle.max_length})",
                 f"set it to {bundle.max_length} or more",
             )
-        loaded = Loaded(bundle, self.settings.threads)
+        loaded = Loaded(bundle, self.settings.threads, self._cascade)
         loaded.carry = self._carry(loaded)
         loaded.catch_up(self.store.read([]))
         one = np.ones((1, 1), np.int32)
@@ -173,7 +183,7 @@ class Engine:
         if query.items is None:
             key = state_key(query.user, query.session) if query.user or query.session else None
             return _Turn(place, query, asked, _NONE, _NEVER, time, key)
-        rows = loaded.bundle.catalog.vocabulary.rows(query.items)
+        asked.history = rows = loaded.bundle.catalog.vocabulary.rows(query.items)
         if not query.keep_seen:
             asked.seen = rows
         return _Turn(place, query, asked, rows, np.full(len(rows), time), time, None)  # no times are given: all now
@@ -186,6 +196,7 @@ class Engine:
         loaded.catch_up(snapshot)
         for turn, history in zip(stored, snapshot.histories, strict=True):
             turn.items, turn.times = loaded.rows[history.items], history.times
+            turn.asked.history = turn.items
             if not turn.query.keep_seen:
                 turn.asked.seen = loaded.rows[history.seen]
 

@@ -7,16 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.bundle import Bundle
-from millirec.cascade.cascade import Cascade
+from millirec.cascade.cascade import Cascade, CascadeConfig
 from millirec.cascade.query import Shelf
-from millirec.data.errors import QueryError
 from millirec.engine.carry import Carry
 from millirec.engine.ledger import Update
 from millirec.engine.runner import Runner
 from millirec.engine.state import Snapshot
 
 Mask = NDArray[np.bool_]
-_CACHE_BYTES = 64 << 20
 _VECTORS_AT_ONCE = 65_536
 _COMPARE_ALL = 100_000
 
@@ -27,22 +25,21 @@ class Loaded:
     `carry` holds users' states when the model has some, None otherwise.
 
     `rows` int32 (codes + 1,) maps item codes of stored histories to rows of this bundle, 0 = unknown to it;
-    `available` bool (n_items + 1,) or None says which items are not taken down.
+    `available` bool (n_items + 1,) or None says which items are not taken down. `cascade` takes the place of the
+    bundle's own.
     """
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, cascade: CascadeConfig | None = None) -> None:
         self.bundle = bundle
         self.runner = Runner(bundle.encoder, bundle.inputs, threads, bundle.step)
         self.carry: Carry | None = None
         self.shelf = Shelf(bundle.catalog, bundle.index, bundle.popularity)
-        self.cascade = Cascade(bundle.cascade, self.shelf)
+        self.cascade = Cascade(cascade or bundle.cascade, self.shelf)
         self.timed = bool({"times", "now"} & set(bundle.inputs))
         self.rows = np.zeros(1, np.int32)
         self.available: Mask | None = None
         self.version = 0
         self._down: set[int] = set()
-        self._overrides: dict[str, dict[int, tuple[str, ...]]] = {}
-        self._masks: dict[tuple[str, str], Mask] = {}
         self._norms: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
@@ -60,7 +57,7 @@ class Loaded:
 
     def where(self, wanted: dict[str, str]) -> Mask:
         """Which rows have all these features, bool (n + 1,). Raises QueryError for an unknown feature."""
-        masks = [self._where(name, value) for name, value in wanted.items()]
+        masks = [self.shelf.fields.matches(name, value) for name, value in wanted.items()]
         if len(masks) == 1:
             return masks[0]
         out: Mask = np.logical_and.reduce(masks)
@@ -97,7 +94,7 @@ class Loaded:
         return self._norms
 
     def _update(self, updates: Sequence[Update]) -> None:
-        """Newest fields win: `available` takes items down and up, text fields override the catalogue."""
+        """Newest fields win: `available` takes items down and up, newer fields override the catalogue's."""
         row_of = self.bundle.catalog.vocabulary.row
         for item, fields in updates:
             row = row_of(item)
@@ -107,35 +104,7 @@ class Loaded:
                 self._down.add(row)
             else:
                 self._down.discard(row)
-            for name, value in fields.items():
-                if isinstance(value, str | list):
-                    values = (value,) if isinstance(value, str) else tuple(value)
-                    self._overrides.setdefault(name, {})[row] = values
-        self._masks = {}
+            self.shelf.fields.update(row, fields)
         mask = np.ones(self.shelf.n_items + 1, np.bool_)
         mask[list(self._down)] = False
         self.available = mask if self._down else None
-
-    def _where(self, name: str, value: str) -> Mask:
-        mask = self._masks.get((name, value))
-        if mask is not None:
-            return mask
-        with self._lock:
-            overrides = self._overrides.get(name, {})
-            try:
-                mask = self.bundle.catalog.matches(name, value)
-            except KeyError as error:
-                if not overrides:
-                    names = [n for n, f in self.bundle.catalog.features.items() if f.kind in ("categorical", "multi")]
-                    raise QueryError(
-                        f"where: items have no feature {name!r} with values to match",
-                        f"use one of {sorted(names)}" if names else "leave `where` out",
-                    ) from error
-                mask = np.zeros(self.shelf.n_items + 1, np.bool_)
-            for row, values in overrides.items():
-                mask[row] = value in values
-            mask[0] = False
-            if len(self._masks) * len(mask) > _CACHE_BYTES:
-                self._masks = {}
-            self._masks[name, value] = mask
-        return mask

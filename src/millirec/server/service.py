@@ -154,7 +154,7 @@ def open_engine(settings: ServerSettings) -> Engine:
     limits = HistoryLimits().covering(bundle.max_length)
     store = StateStore(Path(settings.data), StoreSettings(limits=limits, expire_after_days=settings.expire_after_days))
     try:
-        engine = Engine(bundle, store, settings.engine)
+        engine = Engine(bundle, store, settings.engine, settings.cascade)
         warm_up(engine, settings.max_batch)
     except BaseException:
         store.close()

@@ -1,0 +1,179 @@
+"""`Run`: one question on its way through the stages, and the trace that it leaves."""
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from millirec.cascade.filters import keep
+from millirec.cascade.query import Asked, Candidates, Ranking, Stage
+from millirec.cascade.scorers import InnerProductScorer, inner_product, model_scores
+from millirec.cascade.selectors import Choosing, select, top_k
+from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, popular, sequence
+
+if TYPE_CHECKING:
+    from millirec.cascade.cascade import Cascade
+
+_WIDER = 4
+
+
+class Run:
+    """The stages for one question. `want`: how many candidates the selectors read.
+
+    `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
+    """
+
+    __slots__ = ("asked", "cascade", "shelf", "since", "trace", "want")
+
+    def __init__(self, cascade: "Cascade", asked: Asked, shared: float) -> None:
+        self.cascade, self.shelf, self.asked = cascade, cascade.shelf, asked
+        self.trace: list[Stage] = list(asked.before)
+        self.since = perf_counter() - shared * 1e-6
+        self.want = cascade.want(asked)
+
+    def answer(self, pool: NDArray[np.int32] | None, found: Candidates | None) -> Ranking:
+        """The ranking. `pool`: rows that the question itself names; `found`: a first fetch that is already done."""
+        if self.asked.candidates is not None:
+            return self._rank()
+        chosen = self._from_pool(pool) if pool is not None else self._from_sources(found)
+        if self.cascade.plain:
+            before = len(chosen)
+            chosen = top_k(chosen, self.asked.k)
+            self._mark("top-k", before, len(chosen))
+        else:
+            chosen = self._chosen(chosen, None if pool is None else len(chosen))
+        if not chosen.ordered:  # a model that has no number for an item has nothing to say about it
+            finite = np.isfinite(chosen.scores)
+            chosen = chosen if finite.all() else chosen.take(finite)
+        ids = self.shelf.catalog.vocabulary.ids
+        names = tuple([ids[row - 1] for row in chosen.rows.tolist()])
+        return Ranking(items=names, scores=tuple(chosen.scores.tolist()), source=chosen.source, trace=tuple(self.trace))
+
+    def _mark(self, name: str, n_in: int, n_out: int) -> None:
+        now = perf_counter()
+        self.trace.append(Stage(name, n_in, n_out, (now - self.since) * 1e6))
+        self.since = now
+
+    def _chosen(self, candidates: Candidates, whole: int | None) -> Candidates:
+        """What the selectors make of the candidates. When they run short of k, they choose from wider pools.
+
+        `whole`: how many candidates there are at all, None when the sources have more.
+        """
+        k, stretch, most = self.asked.k, 1, self.shelf.n_items if whole is None else whole
+        while True:
+            chosen, before = candidates, len(self.trace)
+            for place, (sizes, stage) in enumerate(self.cascade.selectors(k)):
+                n_in = len(chosen)
+                chosen = select(
+                    stage, chosen, Choosing(self.shelf, self.asked, sizes.gives, stretch, place, self._reach)
+                )
+                self._mark(str(stage.__struct_config__.tag), n_in, len(chosen))
+            if len(chosen) >= k or len(candidates) < self.want or self.want >= most:
+                return chosen.take(slice(k)) if len(chosen) > k else chosen
+            stretch *= _WIDER
+            self.want = min(_WIDER * self.want, most)
+            del self.trace[before:]  # of several attempts the trace tells the last
+            if whole is None:
+                del self.trace[len(self.asked.before) :]
+                candidates = self._from_sources(None)
+
+    def _reach(self, rows: NDArray[np.int32]) -> Candidates:
+        """These rows as candidates: filtered, scored. Leaves no trace of its own."""
+        before, since = len(self.trace), self.since
+        candidates = self._scored_rows(rows)
+        del self.trace[before:]
+        self.since = since
+        return candidates
+
+    def _from_pool(self, pool: NDArray[np.int32]) -> Candidates:
+        """The question names its rows itself: no source has to look for any."""
+        self._mark("pool", self.shelf.n_items, len(pool))
+        candidates = self._scored_rows(pool)
+        self._mark("inner-product", len(candidates), len(candidates))
+        return candidates
+
+    def _scored_rows(self, rows: NDArray[np.int32]) -> Candidates:
+        """The rows that pass the filters, with the score that an answer to this question has."""
+        candidates = self._filter(Candidates(rows, self.shelf.popularity[rows], "popular"))
+        vector = self.asked.vector
+        if vector is not None:
+            scores = model_scores(self.shelf, vector, candidates.rows)
+            candidates = Candidates(candidates.rows, scores, "sequence")
+        return candidates
+
+    def _from_sources(self, found: Candidates | None) -> Candidates:
+        """Ask one source after the other until enough candidates have passed the filters."""
+        chosen: Candidates | None = None
+        for stage in self.cascade.config.sources:
+            if isinstance(stage, SequenceSource) and self.asked.vector is None:
+                continue
+            passed, whole = self._fetch(stage, found)
+            found = None
+            passed = self._score(passed)
+            chosen = passed if chosen is None else chosen.join(passed)
+            if whole or len(chosen) >= self.want:
+                break
+        return chosen if chosen is not None else _EMPTY
+
+    def _fetch(self, stage: SourceConfig, found: Candidates | None) -> tuple[Candidates, bool]:
+        """What one source offers that passes the filters; whether it has offered the whole catalogue."""
+        shelf, asked = self.shelf, self.asked
+        n = len(found) if found is not None else self.cascade.need(asked, self.want)
+        before = len(self.trace)
+        while True:
+            if isinstance(stage, PopularSource):
+                found = popular(shelf, n)
+            elif found is None:
+                assert asked.vector is not None  # noqa: S101
+                found = sequence(shelf, asked.vector[None, :], n)[0]
+            del self.trace[before:]  # of several attempts the trace tells the last
+            self._mark(str(stage.__struct_config__.tag), shelf.n_items, len(found))
+            passed = self._filter(found)
+            whole = len(found) >= shelf.n_items
+            if whole or len(passed) >= self.want or len(found) < n:
+                return passed, whole
+            n, found = min(4 * n, shelf.n_items), None
+
+    def _filter(self, candidates: Candidates) -> Candidates:
+        for name, stage in self.cascade.filters:
+            kept = keep(stage, self.shelf, self.asked, candidates.rows)
+            if kept is None:  # nothing to say to this question: no stage
+                continue
+            n = len(candidates)
+            if np.count_nonzero(kept) < n:
+                at = kept.nonzero()[0]
+                rows, scores = candidates.rows.take(at), candidates.scores.take(at)
+                candidates = Candidates(rows, scores, candidates.source, candidates.ordered)
+            self._mark(name, n, len(candidates))
+        return candidates
+
+    def _score(self, candidates: Candidates) -> Candidates:
+        for stage in self.cascade.config.scorers:
+            match stage:
+                case InnerProductScorer():
+                    candidates = inner_product(self.shelf, self.asked, candidates)
+                    self._mark("inner-product", len(candidates), len(candidates))
+        return candidates
+
+    def _rank(self) -> Ranking:
+        """The caller's own candidates: every one comes back, but those that the question excludes."""
+        asked, rows = self.asked, self.asked.candidates
+        assert rows is not None  # noqa: S101
+        known = np.flatnonzero(rows)
+        scores = np.full(len(rows), -np.inf, np.float32)
+        self._mark("candidates", len(rows), len(rows))
+        if asked.vector is not None:
+            scores[known] = model_scores(self.shelf, asked.vector, rows[known])
+        else:
+            scores[known] = self.shelf.popularity[rows[known]]
+        source = "popular" if asked.vector is None else "sequence"
+        self._mark("inner-product", len(rows), len(rows))
+        places = Candidates(np.arange(len(rows), dtype=np.int32), scores, source)
+        best = top_k(places, len(rows))
+        self._mark("top-k", len(rows), len(rows))
+        names = tuple([asked.names[at] for at in best.rows.tolist()])
+        return Ranking(items=names, scores=tuple(best.scores.tolist()), source=source, trace=tuple(self.trace))
+
+
+_EMPTY = Candidates(np.empty(0, np.int32), np.empty(0, np.float32), "popular")
