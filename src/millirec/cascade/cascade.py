@@ -18,7 +18,7 @@ from millirec.cascade.filters import (
 from millirec.cascade.query import Asked, Candidates, Ranking, Shelf
 from millirec.cascade.run import Run
 from millirec.cascade.scorers import InnerProductScorer, ScorerConfig
-from millirec.cascade.selectors import SelectorConfig, TopKSelector
+from millirec.cascade.selectors import SelectorConfig, TopKSelector, leaves_to_chance
 from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, allowed, sequence
 from millirec.data.errors import ConfigError
 
@@ -50,6 +50,13 @@ class CascadeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             stages = getattr(self, name)
             if len(set(map(type, stages))) < len(stages):
                 raise ConfigError(f"$.cascade.{name} names one kind twice", "name each kind once")
+        for place, stage in enumerate(self.selectors[:-1]):
+            if leaves_to_chance(stage):
+                kind = stage.__struct_config__.tag
+                raise ConfigError(
+                    f'$.cascade.selectors[{place}] ("{kind}") draws, and others choose after it',
+                    "put it last, so that its propensities are those of the answer",
+                )
 
 
 _FIRST_FETCH = 1_024
@@ -73,6 +80,7 @@ class Cascade:
         self.config, self.shelf = config, shelf
         self.filters = [(str(stage.__struct_config__.tag), stage) for stage in config.filters]
         self.plain = all(isinstance(stage, TopKSelector) for stage in config.selectors)
+        self.explores = leaves_to_chance(config.selectors[-1])
         self._forgets_seen = not any(isinstance(stage, SeenFilter) for stage in config.filters)
         kinds = (*config.sources, *config.scorers)
         self.wants_vector = any(isinstance(stage, SequenceSource | InnerProductScorer) for stage in kinds)
@@ -98,7 +106,7 @@ class Cascade:
         gives = k
         for stage in reversed(self.config.selectors):
             if not isinstance(stage, TopKSelector):
-                gives = stage.n or gives
+                gives = getattr(stage, "n", None) or gives
                 sizes = Sizes(max(stage.pool, gives), gives)
             else:
                 sizes = Sizes(gives, gives)

@@ -26,6 +26,9 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     `candidates`: rank exactly these instead of retrieving; all of them come back but the excluded ones, whatever
     `k` says, and those unknown to the model stand last with a score of -inf.
+
+    `request_id`: names the question; what a cascade leaves to chance depends on it. None = the engine makes one where
+    something is left to chance.
     """
 
     user: str | None = None
@@ -40,6 +43,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     keep_seen: bool = False
     context: Context | None = None
     deadline_ms: float | None = None
+    request_id: str | None = None
 
 
 @dataclass(slots=True)
@@ -111,7 +115,8 @@ class Asked:
     `vector` float32 (d,) stands for the user, None for an empty history. `history` are its items, oldest first, None
     when there is none. It, `seen`, `exclude`, `include` and `candidates` are int32 rows (n,), 0 = unknown. `where` and
     `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything. `names` are the
-    ids of `candidates`, known or not. `before` are the stages that the question has behind it.
+    ids of `candidates`, known or not. `before` are the stages that the question has behind it. `request_id` seeds what
+    is left to chance.
     """
 
     k: int
@@ -125,6 +130,7 @@ class Asked:
     names: tuple[str, ...] = ()
     before: Trace = ()
     history: NDArray[np.int32] | None = None
+    request_id: str | None = None
 
 
 class Shelf:
@@ -161,10 +167,14 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     """The answer: item ids and scores, best first, with the trace of how they were found.
 
     `source`: "sequence" when the model scored it, "popular" when nothing was known of the user. Scores are finite,
-    but for the caller's own candidates that the model does not know: -inf.
+    but for the caller's own candidates that the model does not know: -inf. They fall, unless a selector has its own
+    order. `propensities`: how probable each item was at its place, given those before it; None when nothing was left
+    to chance. `request_id` is that of the question.
     """
 
     items: tuple[str, ...]
     scores: tuple[float, ...]
     source: str
     trace: Trace = ()
+    propensities: tuple[float, ...] | None = None
+    request_id: str | None = None

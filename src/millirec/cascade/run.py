@@ -48,7 +48,14 @@ class Run:
             chosen = chosen if finite.all() else chosen.take(finite)
         ids = self.shelf.catalog.vocabulary.ids
         names = tuple([ids[row - 1] for row in chosen.rows.tolist()])
-        return Ranking(items=names, scores=tuple(chosen.scores.tolist()), source=chosen.source, trace=tuple(self.trace))
+        return Ranking(
+            items=names,
+            scores=tuple(chosen.scores.tolist()),
+            source=chosen.source,
+            trace=tuple(self.trace),
+            propensities=None if chosen.propensities is None else tuple(chosen.propensities.tolist()),
+            request_id=self.asked.request_id,
+        )
 
     def _mark(self, name: str, n_in: int, n_out: int) -> None:
         now = perf_counter()
@@ -173,7 +180,13 @@ class Run:
         best = top_k(places, len(rows))
         self._mark("top-k", len(rows), len(rows))
         names = tuple([asked.names[at] for at in best.rows.tolist()])
-        return Ranking(items=names, scores=tuple(best.scores.tolist()), source=source, trace=tuple(self.trace))
+        return Ranking(
+            items=names,
+            scores=tuple(best.scores.tolist()),
+            source=source,
+            trace=tuple(self.trace),
+            request_id=asked.request_id,
+        )
 
 
 _EMPTY = Candidates(np.empty(0, np.int32), np.empty(0, np.float32), "popular")

@@ -44,13 +44,21 @@ def recommend(
             "model": opened.name,
             "model_version": opened.version,
             "source": ranking.source,
-            "items": [
-                {"item": item, "score": score} for item, score in zip(ranking.items, ranking.scores, strict=True)
-            ],
+            "items": _told(ranking),
         }
         print_json(answer | ({"stages": ranking.trace} if trace else {}))
         return
     _show(opened, ranking, trace=trace)
+
+
+def _told(ranking: "Ranking") -> list[dict[str, object]]:
+    told: list[dict[str, object]] = [
+        {"item": item, "score": score} for item, score in zip(ranking.items, ranking.scores, strict=True)
+    ]
+    if ranking.propensities is not None:
+        for entry, propensity in zip(told, ranking.propensities, strict=True):
+            entry["propensity"] = propensity
+    return told
 
 
 def _ids(text: str) -> tuple[str, ...]:

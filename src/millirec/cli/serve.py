@@ -31,6 +31,10 @@ def serve(
         float | None,
         typer.Option(help="Forget users and sessions untouched for so long; their events stay in the log."),
     ] = None,
+    impressions: Annotated[
+        bool,
+        typer.Option("--impressions", help="Log what is shown, as JSON lines in the folder `impressions` of --data."),
+    ] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
     cascade: Annotated[
         Path | None, typer.Option(help="A TOML file with a cascade to use instead of the bundle's own.")
@@ -48,6 +52,7 @@ def serve(
 
     Prints one line with the address when it is ready. HTTP interface: /docs on the running server.
     """
+    from millirec.engine.impressions import ImpressionSettings
     from millirec.server.settings import ServerSettings
     from millirec.server.tether import tie_to_parent
 
@@ -67,6 +72,7 @@ def serve(
         yardstick=yardstick,
         engine=engine_settings(engine),
         cascade=cascade_config(cascade),
+        impressions=ImpressionSettings() if impressions else None,
     )
     if host not in _LOOPBACK:
         note("[yellow]anybody who reaches this address can read and write: there is no log-in[/yellow]")

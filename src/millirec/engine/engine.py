@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from secrets import token_hex
 from time import perf_counter
 
 import numpy as np
@@ -179,6 +180,7 @@ class Engine:
         self._check_ids("include", query.include)
         self._check_ids("candidates", query.candidates)
         asked = Asked(query.k, None, _NONE, _NONE)
+        asked.request_id = query.request_id or (token_hex(12) if loaded.cascade.explores else None)
         time = query.time if query.time is not None else self.store.clock()
         if query.items is None:
             key = state_key(query.user, query.session) if query.user or query.session else None

@@ -89,7 +89,8 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
     With none of them, or for somebody unknown, the popular items are the answer. `include`: only these;
     `exclude`: none of these; `where`: feature name -> value an item must have; `keep_seen`: items already seen
     may come back. `timestamp`: when it is asked, the server's clock when absent. `explain` names the source of
-    each item; `trace` adds what each stage did and cost.
+    each item, and its propensity where the cascade draws; `trace` adds what each stage did and cost. `request_id`
+    names the call: the same name, seed and state give the same list.
     """
 
     user: Id | None = None
@@ -105,6 +106,7 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
     deadline_ms: Deadline | None = None
     explain: bool = False
     trace: bool = False
+    request_id: Id | None = None
 
     def __post_init__(self) -> None:
         _check(self.timestamp)
@@ -128,27 +130,36 @@ class RankRequest(_Wire, frozen=True, kw_only=True):
     deadline_ms: Deadline | None = None
     explain: bool = False
     trace: bool = False
+    request_id: Id | None = None
 
     def __post_init__(self) -> None:
         _check(self.timestamp)
 
 
 class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One recommended item; a higher score is better, null means that the model does not know the item."""
+    """One recommended item; a higher score is better, null means that the model does not know the item.
+
+    `propensity`: how probable the item was at its place, given those before it.
+    """
 
     item: str
     score: float | None
     source: str | None = None
+    propensity: float | None = None
 
 
 class RankedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer, best first. `took_ms`: time from the request's arrival to this answer, in the server."""
+    """The answer, best first. `took_ms`: time from the request's arrival to this answer, in the server.
+
+    `request_id`: that of the call, or one made for it where the cascade draws or impressions are logged.
+    """
 
     took_ms: float
     model: str
     model_version: str
     items: list[ScoredItem]
     stages: tuple[Stage, ...] | None = None
+    request_id: str | None = None
 
 
 class FeedbackResponse(msgspec.Struct, frozen=True):
@@ -227,8 +238,8 @@ def _check(timestamp: int | datetime | None) -> None:
         raise ValueError("`timestamp` lies before 1970")
 
 
-def query_of(request: RecommendRequest) -> Query:
-    """The engine's question for a /recommend call."""
+def query_of(request: RecommendRequest, request_id: str | None = None) -> Query:
+    """The engine's question for a /recommend call, named `request_id` when the call has no name of its own."""
     return Query(
         user=request.user,
         session=request.session,
@@ -241,11 +252,12 @@ def query_of(request: RecommendRequest) -> Query:
         keep_seen=request.keep_seen,
         context=request.context,
         deadline_ms=request.deadline_ms,
+        request_id=request.request_id or request_id,
     )
 
 
-def rank_query_of(request: RankRequest) -> Query:
-    """The engine's question for a /rank call."""
+def rank_query_of(request: RankRequest, request_id: str | None = None) -> Query:
+    """The engine's question for a /rank call, named as in `query_of`."""
     return Query(
         user=request.user,
         session=request.session,
@@ -257,12 +269,16 @@ def rank_query_of(request: RankRequest) -> Query:
         keep_seen=True,
         context=request.context,
         deadline_ms=request.deadline_ms,
+        request_id=request.request_id or request_id,
     )
 
 
 def scored(ranking: Ranking, k: int | None = None, explain: bool = False) -> list[ScoredItem]:
     """The items of a ranking as they go out, at most `k`. JSON knows no infinity: -inf goes out as null."""
     pairs = zip(ranking.items[:k], ranking.scores[:k], strict=True)
-    if explain:
+    if not explain:
+        return [ScoredItem(item, score) for item, score in pairs]
+    if ranking.propensities is None:
         return [ScoredItem(item, score, ranking.source) for item, score in pairs]
-    return [ScoredItem(item, score) for item, score in pairs]
+    told = zip(pairs, ranking.propensities[:k], strict=True)
+    return [ScoredItem(item, score, ranking.source, propensity) for (item, score), propensity in told]

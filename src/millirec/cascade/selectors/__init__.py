@@ -7,23 +7,34 @@ from millirec.cascade.query import Candidates
 from millirec.cascade.selectors.calibrated import CalibratedSelector, calibrated
 from millirec.cascade.selectors.choosing import Choosing
 from millirec.cascade.selectors.dpp import DPPSelector, dpp
+from millirec.cascade.selectors.epsilon import EpsilonSelector, epsilon_greedy
 from millirec.cascade.selectors.mmr import MMRSelector, mmr
 from millirec.cascade.selectors.quota import QuotaSelector, quota
+from millirec.cascade.selectors.softmax import SoftmaxSelector, softmax
 from millirec.cascade.selectors.top_k import TopKSelector, top_k
 
 __all__ = [
     "CalibratedSelector",
     "Choosing",
     "DPPSelector",
+    "EpsilonSelector",
     "MMRSelector",
     "QuotaSelector",
     "SelectorConfig",
+    "SoftmaxSelector",
     "TopKSelector",
+    "leaves_to_chance",
     "select",
     "top_k",
 ]
 
-SelectorConfig = TopKSelector | MMRSelector | DPPSelector | QuotaSelector | CalibratedSelector
+Deterministic = TopKSelector | MMRSelector | DPPSelector | QuotaSelector | CalibratedSelector
+SelectorConfig = Deterministic | EpsilonSelector | SoftmaxSelector
+
+
+def leaves_to_chance(config: SelectorConfig) -> bool:
+    """Whether this selector draws, and tells with which probability."""
+    return isinstance(config, EpsilonSelector | SoftmaxSelector)
 
 
 def select(config: SelectorConfig, candidates: Candidates, choosing: Choosing) -> Candidates:
@@ -39,3 +50,7 @@ def select(config: SelectorConfig, candidates: Candidates, choosing: Choosing) -
             return quota(config, candidates, choosing)
         case CalibratedSelector():
             return calibrated(config, candidates, choosing)
+        case EpsilonSelector():
+            return epsilon_greedy(config, candidates, choosing)
+        case SoftmaxSelector():
+            return softmax(config, candidates, choosing)
