@@ -114,10 +114,15 @@ class Cascade:
             gives = sizes.reads
         return out[::-1]
 
-    def need(self, asked: Asked, want: int) -> int:
-        """How many candidates to fetch at first: `want` and what the filters will probably remove, bounded."""
+    def need(self, asked: Asked, want: int, least: int | None = None) -> int:
+        """How many candidates to fetch at first: `want` and what the filters will probably remove, bounded.
+
+        `least`: the size of the smallest group of items of which so many are wanted each, None = all are one group.
+        """
         n = want + len(asked.exclude) + (0 if self._forgets_seen else len(asked.seen))
-        if asked.where is not None:
+        if least is not None:
+            n = n * self.shelf.n_items // least
+        elif asked.where is not None:
             n = n * self.shelf.n_items // max(int(np.count_nonzero(asked.where)), 1)
         return min(n, max(_FIRST_FETCH, 4 * want), self.shelf.n_items)
 
@@ -129,7 +134,7 @@ class Cascade:
         groups: dict[int, list[int]] = {}
         needs = [0] * len(asked)
         for i, one in enumerate(asked):
-            if one.vector is not None and pools[i] is None and one.candidates is None:
+            if one.vector is not None and pools[i] is None and one.candidates is None and one.boosts is None:
                 needs[i] = self.need(one, self.want(one))
                 groups.setdefault(max(needs[i], 64).bit_length(), []).append(i)
         for group in groups.values():

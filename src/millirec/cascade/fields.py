@@ -30,6 +30,11 @@ class Fields:
         self._numbers: dict[str, dict[int, float]] = {}
         self._masks: dict[tuple[str, str], Mask] = {}
 
+    @property
+    def n_rows(self) -> int:
+        """Items of the catalogue, and 1 for padding."""
+        return len(self._catalog) + 1
+
     def update(self, row: int, fields: Mapping[str, object]) -> None:
         """Take in newer fields of one row: texts and lists of texts as values, numbers as numbers."""
         with self._lock:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.cascade.fields import Fields
+from millirec.cascade.rules import Boost, Boosts, Wanted
 from millirec.data.catalog import Catalog
 from millirec.data.event import Context
 
@@ -21,7 +22,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     A history comes from the state of `user` (or else of `session`), or from `items` (ids, oldest first) when
     the caller gives one. `time`: when it is asked, in milliseconds, None = now. `include`: only these may be
-    returned; `exclude`: none of these; `where`: feature name -> value that an item must have. `keep_seen` lets
+    returned; `exclude`: none of these, even if included; `where`: feature name -> value, values or condition that an
+    item must meet; `boost`: which items score higher or lower. `keep_seen` lets
     items return that the user already had.
 
     `candidates`: rank exactly these instead of retrieving; all of them come back but the excluded ones, whatever
@@ -38,7 +40,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     k: int = 10
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] | None = None
-    where: dict[str, str] = {}
+    where: dict[str, Wanted] = {}
+    boost: tuple[Boost, ...] = ()
     candidates: tuple[str, ...] | None = None
     keep_seen: bool = False
     context: Context | None = None
@@ -116,7 +119,7 @@ class Asked:
     when there is none. It, `seen`, `exclude`, `include` and `candidates` are int32 rows (n,), 0 = unknown. `where` and
     `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything. `names` are the
     ids of `candidates`, known or not. `before` are the stages that the question has behind it. `request_id` seeds what
-    is left to chance.
+    is left to chance. `boosts` change scores.
     """
 
     k: int
@@ -131,6 +134,7 @@ class Asked:
     before: Trace = ()
     history: NDArray[np.int32] | None = None
     request_id: str | None = None
+    boosts: Boosts | None = None
 
 
 class Shelf:

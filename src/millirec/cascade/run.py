@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.cascade.filters import keep
+from millirec.cascade.groups import Groups
 from millirec.cascade.query import Asked, Candidates, Ranking, Stage
+from millirec.cascade.rules import Boosts
 from millirec.cascade.scorers import InnerProductScorer, inner_product, model_scores
 from millirec.cascade.selectors import Choosing, select, top_k
 from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, popular, sequence
@@ -24,19 +26,20 @@ class Run:
     `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
     """
 
-    __slots__ = ("asked", "cascade", "shelf", "since", "trace", "want")
+    __slots__ = ("asked", "cascade", "groups", "shelf", "since", "trace", "want")
 
     def __init__(self, cascade: "Cascade", asked: Asked, shared: float) -> None:
         self.cascade, self.shelf, self.asked = cascade, cascade.shelf, asked
         self.trace: list[Stage] = list(asked.before)
         self.since = perf_counter() - shared * 1e-6
         self.want = cascade.want(asked)
+        self.groups: Groups | None = None
 
     def answer(self, pool: NDArray[np.int32] | None, found: Candidates | None) -> Ranking:
         """The ranking. `pool`: rows that the question itself names; `found`: a first fetch that is already done."""
         if self.asked.candidates is not None:
             return self._rank()
-        chosen = self._from_pool(pool) if pool is not None else self._from_sources(found)
+        chosen = self._from_pool(pool) if pool is not None else self._candidates(found)
         if self.cascade.plain:
             before = len(chosen)
             chosen = top_k(chosen, self.asked.k)
@@ -83,12 +86,12 @@ class Run:
             del self.trace[before:]  # of several attempts the trace tells the last
             if whole is None:
                 del self.trace[len(self.asked.before) :]
-                candidates = self._from_sources(None)
+                candidates = self._candidates(None)
 
     def _reach(self, rows: NDArray[np.int32]) -> Candidates:
         """These rows as candidates: filtered, scored. Leaves no trace of its own."""
         before, since = len(self.trace), self.since
-        candidates = self._scored_rows(rows)
+        candidates = self._boosted(self._scored_rows(rows))
         del self.trace[before:]
         self.since = since
         return candidates
@@ -98,7 +101,7 @@ class Run:
         self._mark("pool", self.shelf.n_items, len(pool))
         candidates = self._scored_rows(pool)
         self._mark("inner-product", len(candidates), len(candidates))
-        return candidates
+        return self._boosted(candidates)
 
     def _scored_rows(self, rows: NDArray[np.int32]) -> Candidates:
         """The rows that pass the filters, with the score that an answer to this question has."""
@@ -108,6 +111,35 @@ class Run:
             scores = model_scores(self.shelf, vector, candidates.rows)
             candidates = Candidates(candidates.rows, scores, "sequence")
         return candidates
+
+    def _boosted(self, candidates: Candidates) -> Candidates:
+        if self.asked.boosts is None:
+            return candidates
+        scores = self.asked.boosts.boosted(candidates.rows, candidates.scores)
+        return Candidates(candidates.rows, scores, candidates.source)
+
+    def _from_groups(self, boosts: Boosts) -> Candidates:
+        """The best of every group of items that are boosted alike: by search in large groups, small ones are scored.
+
+        Within a group boosts change no order, so the best of all are among the best of each.
+        """
+        self.groups = groups = Groups.of(boosts, self.asked.where, self.shelf)
+        chosen = self._from_sources(None) if len(groups.searched) else _EMPTY
+        since, n = self.since, len(chosen)
+        scored = self._reach(groups.scored)
+        chosen = scored if not n else self._boosted(chosen).join(scored)
+        self.since = since
+        self._mark("boost", n, len(chosen))
+        return chosen.take(np.argsort(chosen.rows, kind="stable"))  # equal scores are ordered by row
+
+    def _candidates(self, found: Candidates | None) -> Candidates:
+        boosts = self.asked.boosts
+        return self._from_sources(found) if boosts is None else self._from_groups(boosts)
+
+    def _is_enough(self, candidates: Candidates) -> bool:
+        if self.groups is None:
+            return len(candidates) >= self.want
+        return self.groups.least(candidates.rows) >= self.want
 
     def _from_sources(self, found: Candidates | None) -> Candidates:
         """Ask one source after the other until enough candidates have passed the filters."""
@@ -119,14 +151,15 @@ class Run:
             found = None
             passed = self._score(passed)
             chosen = passed if chosen is None else chosen.join(passed)
-            if whole or len(chosen) >= self.want:
+            if whole or self._is_enough(chosen):
                 break
         return chosen if chosen is not None else _EMPTY
 
     def _fetch(self, stage: SourceConfig, found: Candidates | None) -> tuple[Candidates, bool]:
         """What one source offers that passes the filters; whether it has offered the whole catalogue."""
         shelf, asked = self.shelf, self.asked
-        n = len(found) if found is not None else self.cascade.need(asked, self.want)
+        smallest = None if self.groups is None else self.groups.smallest
+        n = len(found) if found is not None else self.cascade.need(asked, self.want, smallest)
         before = len(self.trace)
         while True:
             if isinstance(stage, PopularSource):
@@ -136,9 +169,9 @@ class Run:
                 found = sequence(shelf, asked.vector[None, :], n)[0]
             del self.trace[before:]  # of several attempts the trace tells the last
             self._mark(str(stage.__struct_config__.tag), shelf.n_items, len(found))
-            passed = self._filter(found)
+            passed = self._filter(found if self.groups is None else self.groups.searched_of(found))
             whole = len(found) >= shelf.n_items
-            if whole or len(passed) >= self.want or len(found) < n:
+            if whole or self._is_enough(passed) or len(found) < n:
                 return passed, whole
             n, found = min(4 * n, shelf.n_items), None
 
@@ -174,6 +207,8 @@ class Run:
             scores[known] = model_scores(self.shelf, asked.vector, rows[known])
         else:
             scores[known] = self.shelf.popularity[rows[known]]
+        if asked.boosts is not None:
+            scores = asked.boosts.boosted(rows, scores)
         source = "popular" if asked.vector is None else "sequence"
         self._mark("inner-product", len(rows), len(rows))
         places = Candidates(np.arange(len(rows), dtype=np.int32), scores, source)

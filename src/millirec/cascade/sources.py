@@ -39,16 +39,17 @@ def popular(shelf: Shelf, n: int) -> Candidates:
     return Candidates(rows, shelf.popularity[rows], "popular", True)
 
 
-def allowed(shelf: Shelf, asked: Asked) -> NDArray[np.int32] | None:
-    """The rows of an answer when the question itself leaves only few, int32 (n,) ascending; None otherwise.
+def few(shelf: Shelf, n: int) -> bool:
+    """Whether `n` items are at most `SCORE_AT_ONCE`, or a tenth of the catalogue: scoring beats searching for them."""
+    return n <= SCORE_AT_ONCE or n * 10 <= shelf.n_items
 
-    Few: at most `SCORE_AT_ONCE`, or a tenth of the catalogue. Scoring these beats searching among all.
-    """
+
+def allowed(shelf: Shelf, asked: Asked) -> NDArray[np.int32] | None:
+    """The rows of an answer when the question itself leaves only few, int32 (n,) ascending; None otherwise."""
     if asked.include is not None:
         return np.unique(asked.include[asked.include > 0])
     if asked.where is None:
         return None
-    n = int(np.count_nonzero(asked.where))
-    if n > SCORE_AT_ONCE and n * 10 > shelf.n_items:
+    if not few(shelf, int(np.count_nonzero(asked.where))):
         return None
     return (np.flatnonzero(asked.where[1:]) + 1).astype(np.int32)

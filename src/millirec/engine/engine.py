@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from millirec.bundle import Bundle
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Asked, Query, Ranking, Stage, Trace
+from millirec.cascade.rules import boosts_of, check_values, meets
 from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
 from millirec.data.event import Record, state_key
@@ -179,6 +180,9 @@ class Engine:
         self._check_ids("exclude", query.exclude)
         self._check_ids("include", query.include)
         self._check_ids("candidates", query.candidates)
+        if query.where or query.boost:
+            for where in (query.where, *[boost.where for boost in query.boost]):
+                check_values(where)
         asked = Asked(query.k, None, _NONE, _NONE)
         asked.request_id = query.request_id or (token_hex(12) if loaded.cascade.explores else None)
         time = query.time if query.time is not None else self.store.clock()
@@ -212,7 +216,9 @@ class Engine:
         if query.include is not None:
             asked.include = rows(query.include)
         if query.where:
-            asked.where = loaded.where(query.where)
+            asked.where = meets(loaded.shelf.fields, query.where)
+        if query.boost:
+            asked.boosts = boosts_of(loaded.shelf.fields, query.boost)
         if query.candidates is not None:
             excluded = set(query.exclude)
             asked.names = tuple([name for name in query.candidates if name not in excluded])

@@ -55,14 +55,6 @@ class Loaded:
                 self._update(snapshot.updates)
                 self.version = version
 
-    def where(self, wanted: dict[str, str]) -> Mask:
-        """Which rows have all these features, bool (n + 1,). Raises QueryError for an unknown feature."""
-        masks = [self.shelf.fields.matches(name, value) for name, value in wanted.items()]
-        if len(masks) == 1:
-            return masks[0]
-        out: Mask = np.logical_and.reduce(masks)
-        return out
-
     def cosines(self, row: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
         """Items by the cosine of their vectors with an item's, best first, without the item itself: rows, cosines.
 

@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from millirec.cascade.query import Query, Ranking, Stage
+from millirec.cascade.rules import MAX_BOOSTS, Boost, Wanted
 from millirec.data.event import Context, Event, Fields, ItemUpdate, Record, UserUpdate
 
 MAX_K = 1_000
@@ -19,6 +20,7 @@ _LAST_MS = 253_402_300_799_999  # the end of the year 9999
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_IDS)]
 K = Annotated[int, Meta(ge=1, le=MAX_K)]
+Boosts = Annotated[tuple[Boost, ...], Meta(max_length=MAX_BOOSTS)]
 Deadline = Annotated[float, Meta(gt=0, le=60_000)]
 Timestamp = (
     Annotated[int, Meta(ge=0, le=_LAST_MS, description="milliseconds since 1970-01-01 UTC")]
@@ -87,8 +89,9 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
 
     The history is that of `user`, or else of `session`, or is given in the call as `items` (ids, oldest first).
     With none of them, or for somebody unknown, the popular items are the answer. `include`: only these;
-    `exclude`: none of these; `where`: feature name -> value an item must have; `keep_seen`: items already seen
-    may come back. `timestamp`: when it is asked, the server's clock when absent. `explain` names the source of
+    `exclude`: none of these, even if included; `where`: feature name -> a value an item must have, a list of which it
+    must have one, or a condition; `boost`: which items score higher or lower; `keep_seen`: items already seen may come
+    back. `timestamp`: when it is asked, the server's clock when absent. `explain` names the source of
     each item, and its propensity where the cascade draws; `trace` adds what each stage did and cost. `request_id`
     names the call: the same name, seed and state give the same list.
     """
@@ -100,7 +103,8 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
     k: K = 10
     exclude: Ids = ()
     include: Ids | None = None
-    where: dict[str, str] = {}
+    where: dict[str, Wanted] = {}
+    boost: Boosts = ()
     keep_seen: bool = False
     context: Context | None = None
     deadline_ms: Deadline | None = None
@@ -126,6 +130,7 @@ class RankRequest(_Wire, frozen=True, kw_only=True):
     timestamp: Timestamp = None
     k: K | None = None
     exclude: Ids = ()
+    boost: Boosts = ()
     context: Context | None = None
     deadline_ms: Deadline | None = None
     explain: bool = False
@@ -247,6 +252,7 @@ def query_of(request: RecommendRequest, request_id: str | None = None) -> Query:
         time=None if request.timestamp is None else milliseconds(request.timestamp, 0),
         k=request.k,
         exclude=request.exclude,
+        boost=request.boost,
         include=request.include,
         where=request.where,
         keep_seen=request.keep_seen,
@@ -265,6 +271,7 @@ def rank_query_of(request: RankRequest, request_id: str | None = None) -> Query:
         time=None if request.timestamp is None else milliseconds(request.timestamp, 0),
         k=request.k or len(request.candidates),
         exclude=request.exclude,
+        boost=request.boost,
         candidates=request.candidates,
         keep_seen=True,
         context=request.context,
