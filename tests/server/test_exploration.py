@@ -65,6 +65,24 @@ def test_outcomes_are_joined_by_request_id(exploring: Served) -> None:
     assert shown["rank-1"].propensities == (1.0, 1.0)
 
 
+def test_sources_asked_together_are_told_apart(bundle: Path, tmp_path: Path, client: httpx.Client) -> None:
+    kinds = '{kind="own"},{kind="sequence",n=20},{kind="popular",n=5}'
+    (tmp_path / "cascade.toml").write_text(f'gather="together"\nsources=[{kinds}]\n')
+    with (
+        served(bundle, tmp_path, "--cascade", str(tmp_path / "cascade.toml"), "--workers", "2") as running,
+        httpx.Client(base_url=running.url) as asking,
+    ):
+        answer = ask(
+            asking, "/recommend", {"items": ["i1"], "own": ["i9", "?"], "k": 25, "explain": True, "trace": True}
+        )
+    found = {item["item"]: item["source"] for item in answer["items"]}
+    assert found["i9"] == "own"
+    assert set(found.values()) <= {"own", "sequence", "popular"}
+    assert "merge" in [stage["name"] for stage in answer["stages"]]
+    refused = ask(client, "/recommend", {"items": ["i1"], "own": ["i9"]}, status=422)
+    assert "own" in refused["error"]["message"]
+
+
 def test_without_exploration_a_request_id_comes_back_only_when_it_was_sent(client: httpx.Client) -> None:
     assert ask(client, "/recommend", {"items": ["i1"], "request_id": "mine"})["request_id"] == "mine"
     assert ask(client, "/rank", {"candidates": ["i1"], "request_id": "mine"})["request_id"] == "mine"

@@ -137,7 +137,7 @@ def test_questions_carry_every_field() -> None:
     request = decode_recommend(
         '{"user":"u","session":"s","items":["a","b"],"timestamp":7,"k":3,"exclude":["c"],"include":["d"],'
         '"where":{"g":"x"},"boost":[{"where":{"g":["x","y"]},"times":2}],"keep_seen":true,"context":{"n":1},'
-        '"deadline_ms":5,"explain":true,"trace":true,"request_id":"r"}'
+        '"deadline_ms":5,"explain":true,"trace":true,"request_id":"r","own":["e"]}'
     )
     query = wire.query_of(request)
     shown = msgspec.structs.asdict(query)
@@ -145,6 +145,7 @@ def test_questions_carry_every_field() -> None:
         "user": "u", "session": "s", "items": ("a", "b"), "time": 7, "k": 3, "exclude": ("c",),
         "include": ("d",), "where": {"g": "x"}, "boost": (Boost(where={"g": ("x", "y")}, times=2),),
         "candidates": None, "keep_seen": True, "context": {"n": 1}, "deadline_ms": 5.0, "request_id": "r",
+        "own": ("e",),
     }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -18,8 +18,8 @@ from millirec.cascade.filters import (
 from millirec.cascade.query import Asked, Candidates, Ranking, Shelf
 from millirec.cascade.run import Run
 from millirec.cascade.scorers import InnerProductScorer, ScorerConfig
-from millirec.cascade.selectors import SelectorConfig, TopKSelector, leaves_to_chance
-from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, allowed, sequence
+from millirec.cascade.selectors import PlacesSelector, SelectorConfig, TopKSelector, leaves_to_chance
+from millirec.cascade.sources import OwnSource, PopularSource, SequenceSource, SourceConfig, allowed, sequence
 from millirec.data.errors import ConfigError
 
 
@@ -28,8 +28,13 @@ class CascadeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     `sources` are asked in order until enough candidates pass the `filters`: k, or as many as the `selectors` read;
     then `scorers`, then `selectors`, each on what the one before has given.
+
+    `gather`: "fill" is that; with "together" every source offers its `n` that pass the filters, and the first source of
+    an item counts as its own. The model scores them all; where it has nothing to say, reciprocal ranks do (Cormack et
+    al., "Reciprocal Rank Fusion Outperforms Condorcet and Individual Rank Learning Methods", SIGIR 2009).
     """
 
+    gather: Literal["fill", "together"] = "fill"
     sources: tuple[SourceConfig, ...] = (SequenceSource(), PopularSource())
     filters: tuple[FilterConfig, ...] = (
         SeenFilter(),
@@ -50,13 +55,35 @@ class CascadeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             stages = getattr(self, name)
             if len(set(map(type, stages))) < len(stages):
                 raise ConfigError(f"$.cascade.{name} names one kind twice", "name each kind once")
-        for place, stage in enumerate(self.selectors[:-1]):
-            if leaves_to_chance(stage):
-                kind = stage.__struct_config__.tag
-                raise ConfigError(
-                    f'$.cascade.selectors[{place}] ("{kind}") draws, and others choose after it',
-                    "put it last, so that its propensities are those of the answer",
-                )
+        _check_sources(self)
+        _check_selectors(self)
+
+
+def _check_sources(config: CascadeConfig) -> None:
+    for place, source in enumerate(config.sources):
+        alone = isinstance(source, SequenceSource | PopularSource) and source.n is None
+        if config.gather == "fill" and not alone:
+            kind = source.__struct_config__.tag
+            raise ConfigError(
+                f'$.cascade.sources[{place}] ("{kind}") is of a kind or size for sources that are asked together',
+                'set gather = "together"',
+            )
+
+
+def _check_selectors(config: CascadeConfig) -> None:
+    kinds = [str(source.__struct_config__.tag) for source in config.sources]
+    for place, stage in enumerate(config.selectors):
+        where = f'$.cascade.selectors[{place}] ("{stage.__struct_config__.tag}")'
+        if leaves_to_chance(stage) and place < len(config.selectors) - 1:
+            raise ConfigError(
+                f"{where} draws, and others choose after it",
+                "put it last, so that its propensities are those of the answer",
+            )
+        if isinstance(stage, PlacesSelector):
+            if config.gather == "fill":
+                raise ConfigError(f"{where} is for sources that are asked together", 'set gather = "together"')
+            if unknown := [name for name in (*stage.most_of, *stage.least) if name not in kinds]:
+                raise ConfigError(f"{where} names {unknown[0]!r}, which is no source", f"use one of {kinds}")
 
 
 _FIRST_FETCH = 1_024
@@ -80,10 +107,15 @@ class Cascade:
         self.config, self.shelf = config, shelf
         self.filters = [(str(stage.__struct_config__.tag), stage) for stage in config.filters]
         self.plain = all(isinstance(stage, TopKSelector) for stage in config.selectors)
+        self.together = config.gather == "together"
+        kinds = [str(stage.__struct_config__.tag) for stage in config.sources]
+        self.origins = (*kinds, "catalogue")  # the last: what no source has found, but a boost or a quota asked for
+        self.takes_own = any(isinstance(stage, OwnSource) for stage in config.sources)
+        self.scores = any(isinstance(stage, InnerProductScorer) for stage in config.scorers)
         self.explores = leaves_to_chance(config.selectors[-1])
         self._forgets_seen = not any(isinstance(stage, SeenFilter) for stage in config.filters)
-        kinds = (*config.sources, *config.scorers)
-        self.wants_vector = any(isinstance(stage, SequenceSource | InnerProductScorer) for stage in kinds)
+        stages = (*config.sources, *config.scorers)
+        self.wants_vector = any(isinstance(stage, SequenceSource | InnerProductScorer) for stage in stages)
         check_features(config, shelf.fields.names())
 
     def run(self, asked: Sequence[Asked]) -> list[Ranking]:
@@ -129,7 +161,7 @@ class Cascade:
     def _search(self, asked: Sequence[Asked], pools: Sequence[object]) -> list[Candidates | None]:
         """The first fetch of every question that begins with the index, one call for those of like size."""
         out: list[Candidates | None] = [None] * len(asked)
-        if not isinstance(self.config.sources[0], SequenceSource):
+        if self.together or not isinstance(self.config.sources[0], SequenceSource):
             return out
         groups: dict[int, list[int]] = {}
         needs = [0] * len(asked)
@@ -147,10 +179,11 @@ class Cascade:
 
 def check_features(config: CascadeConfig, known: Sequence[str]) -> None:
     """Raises ConfigError when a stage reads a feature that is not among `known`, those with values to match."""
-    for place, stage in enumerate(config.selectors):
-        name = getattr(stage, "feature", None)
-        if name is not None and name not in known:
-            raise ConfigError(
-                f"$.cascade.selectors[{place}].feature = {name!r}: items have no such feature with values",
-                f"use one of {list(known)}" if known else "give the items features, or leave the selector out",
-            )
+    for where, stages in (("sources", config.sources), ("selectors", config.selectors)):
+        for place, stage in enumerate(stages):
+            name = getattr(stage, "feature", None)
+            if name is not None and name not in known:
+                raise ConfigError(
+                    f"$.cascade.{where}[{place}].feature = {name!r}: items have no such feature with values",
+                    f"use one of {list(known)}" if known else "give the items features, or leave the stage out",
+                )

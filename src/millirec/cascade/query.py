@@ -16,6 +16,9 @@ from millirec.data.event import Context
 if TYPE_CHECKING:
     from millirec.index.base import Index
 
+_VECTORS_AT_ONCE = 65_536
+_COMPARE_ALL = 100_000
+
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
     """Who asks for what.
@@ -28,6 +31,8 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     `candidates`: rank exactly these instead of retrieving; all of them come back but the excluded ones, whatever
     `k` says, and those unknown to the model stand last with a score of -inf.
+
+    `own`: items that the cascade's source "own" puts among the candidates.
 
     `request_id`: names the question; what a cascade leaves to chance depends on it. None = the engine makes one where
     something is left to chance.
@@ -47,6 +52,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     context: Context | None = None
     deadline_ms: float | None = None
     request_id: str | None = None
+    own: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -116,10 +122,10 @@ class Asked:
     """A `Query` in a bundle's own rows: what the stages of a cascade read.
 
     `vector` float32 (d,) stands for the user, None for an empty history. `history` are its items, oldest first, None
-    when there is none. It, `seen`, `exclude`, `include` and `candidates` are int32 rows (n,), 0 = unknown. `where` and
-    `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything. `names` are the
-    ids of `candidates`, known or not. `before` are the stages that the question has behind it. `request_id` seeds what
-    is left to chance. `boosts` change scores.
+    when there is none. It, `seen`, `exclude`, `include`, `own` and `candidates` are int32 rows (n,), 0 = unknown.
+    `where` and `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything.
+    `names` are the ids of `candidates`, known or not. `before` are the stages that the question has behind it.
+    `request_id` seeds what is left to chance. `boosts` change scores.
     """
 
     k: int
@@ -135,6 +141,7 @@ class Asked:
     history: NDArray[np.int32] | None = None
     request_id: str | None = None
     boosts: Boosts | None = None
+    own: NDArray[np.int32] | None = None
 
 
 class Shelf:
@@ -151,6 +158,7 @@ class Shelf:
         order = np.argsort(-popularity[1:], kind="stable") + 1
         self.popular: NDArray[np.int32] = order.astype(np.int32)
         self._local = threading.local()
+        self._norms: NDArray[np.float32] | None = None
 
     def absent(self, rows: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of `rows` (n,) are not among `others` (m,), bool (n,).
@@ -166,11 +174,42 @@ class Shelf:
         free[others] = True
         return out
 
+    def cosines(self, row: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Items by the cosine of their vectors with an item's, best first, without the item itself: rows, cosines.
+
+        All items of a catalogue of up to 100,000; beyond, some 20 k of those with the best inner products.
+        """
+        index, n = self.index, self.n_items
+        if n > _COMPARE_ALL:
+            n = min(n, 20 * k + 1_000)
+        norms = self._vector_norms()
+        vector = index.vectors(np.array([row], np.int32)) / norms[row]
+        matches = index.search(vector, n)
+        rows, scores = matches.rows[0], matches.scores[0]
+        other = (rows > 0) & (rows != row)
+        rows, scores = rows[other], scores[other] / norms[rows[other]]
+        order = np.argsort(-scores, kind="stable")
+        return rows[order], scores[order]
+
+    def _vector_norms(self) -> NDArray[np.float32]:
+        if self._norms is None:
+            n = self.n_items + 1
+            parts = [
+                np.linalg.norm(
+                    self.index.vectors(np.arange(at, min(at + _VECTORS_AT_ONCE, n), dtype=np.int32)),
+                    axis=1,
+                )
+                for at in range(0, n, _VECTORS_AT_ONCE)
+            ]
+            self._norms = np.maximum(np.concatenate(parts), 1e-12).astype(np.float32)
+        return self._norms
+
 
 class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     """The answer: item ids and scores, best first, with the trace of how they were found.
 
-    `source`: "sequence" when the model scored it, "popular" when nothing was known of the user. Scores are finite,
+    `source`: "sequence" when the model scored it, "popular" when nothing was known of the user, "fused" when the places
+    in several sources are the scores; `sources`: what found each item first, None when `source` did. Scores are finite,
     but for the caller's own candidates that the model does not know: -inf. They fall, unless a selector has its own
     order. `propensities`: how probable each item was at its place, given those before it; None when nothing was left
     to chance. `request_id` is that of the question.
@@ -182,3 +221,4 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     trace: Trace = ()
     propensities: tuple[float, ...] | None = None
     request_id: str | None = None
+    sources: tuple[str, ...] | None = None

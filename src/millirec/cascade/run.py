@@ -12,7 +12,8 @@ from millirec.cascade.query import Asked, Candidates, Ranking, Stage
 from millirec.cascade.rules import Boosts
 from millirec.cascade.scorers import InnerProductScorer, inner_product, model_scores
 from millirec.cascade.selectors import Choosing, select, top_k
-from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, popular, sequence
+from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, offer, popular, sequence
+from millirec.cascade.together import Offer, fused, merged
 
 if TYPE_CHECKING:
     from millirec.cascade.cascade import Cascade
@@ -26,7 +27,7 @@ class Run:
     `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
     """
 
-    __slots__ = ("asked", "cascade", "groups", "shelf", "since", "trace", "want")
+    __slots__ = ("asked", "cascade", "fused", "groups", "is_all", "shelf", "since", "stretch", "trace", "want")
 
     def __init__(self, cascade: "Cascade", asked: Asked, shared: float) -> None:
         self.cascade, self.shelf, self.asked = cascade, cascade.shelf, asked
@@ -34,6 +35,7 @@ class Run:
         self.since = perf_counter() - shared * 1e-6
         self.want = cascade.want(asked)
         self.groups: Groups | None = None
+        self.stretch, self.fused, self.is_all = 1, False, False
 
     def answer(self, pool: NDArray[np.int32] | None, found: Candidates | None) -> Ranking:
         """The ranking. `pool`: rows that the question itself names; `found`: a first fetch that is already done."""
@@ -58,7 +60,12 @@ class Run:
             trace=tuple(self.trace),
             propensities=None if chosen.propensities is None else tuple(chosen.propensities.tolist()),
             request_id=self.asked.request_id,
+            sources=None if chosen.origins is None else self._names(chosen.origins),
         )
+
+    def _names(self, origins: NDArray[np.uint8]) -> tuple[str, ...]:
+        names = self.cascade.origins
+        return tuple([names[at] for at in origins.tolist()])
 
     def _mark(self, name: str, n_in: int, n_out: int) -> None:
         now = perf_counter()
@@ -70,28 +77,34 @@ class Run:
 
         `whole`: how many candidates there are at all, None when the sources have more.
         """
-        k, stretch, most = self.asked.k, 1, self.shelf.n_items if whole is None else whole
+        k, most = self.asked.k, self.shelf.n_items if whole is None else whole
         while True:
             chosen, before = candidates, len(self.trace)
             for place, (sizes, stage) in enumerate(self.cascade.selectors(k)):
                 n_in = len(chosen)
-                chosen = select(
-                    stage, chosen, Choosing(self.shelf, self.asked, sizes.gives, stretch, place, self._reach)
-                )
+                chosen = select(stage, chosen, self._choosing(place, sizes.gives))
                 self._mark(str(stage.__struct_config__.tag), n_in, len(chosen))
-            if len(chosen) >= k or len(candidates) < self.want or self.want >= most:
+            if len(chosen) >= k or self.is_all or self.want >= most:
                 return chosen.take(slice(k)) if len(chosen) > k else chosen
-            stretch *= _WIDER
+            self.stretch *= _WIDER
             self.want = min(_WIDER * self.want, most)
             del self.trace[before:]  # of several attempts the trace tells the last
             if whole is None:
                 del self.trace[len(self.asked.before) :]
                 candidates = self._candidates(None)
 
+    def _choosing(self, place: int, n: int) -> Choosing:
+        return Choosing(self.shelf, self.asked, n, self.stretch, place, self._reach, self.cascade.origins)
+
     def _reach(self, rows: NDArray[np.int32]) -> Candidates:
         """These rows as candidates: filtered, scored. Leaves no trace of its own."""
         before, since = len(self.trace), self.since
-        candidates = self._boosted(self._scored_rows(rows))
+        candidates = self._scored_rows(rows)
+        if self.fused:  # they have no place in any source
+            candidates = Candidates(candidates.rows, np.zeros(len(candidates), np.float32), "fused")
+        candidates = self._boosted(candidates)
+        if self.cascade.together:
+            candidates = self._from(len(self.cascade.origins) - 1, candidates)
         del self.trace[before:]
         self.since = since
         return candidates
@@ -116,7 +129,50 @@ class Run:
         if self.asked.boosts is None:
             return candidates
         scores = self.asked.boosts.boosted(candidates.rows, candidates.scores)
-        return Candidates(candidates.rows, scores, candidates.source)
+        return Candidates(candidates.rows, scores, candidates.source, origins=candidates.origins)
+
+    def _from(self, place: int, candidates: Candidates) -> Candidates:
+        candidates.origins = np.full(len(candidates), place, np.uint8)
+        return candidates
+
+    def _together(self) -> Candidates:
+        """What all sources offer, with more from each until there are k or no more."""
+        before = len(self.trace)
+        while True:
+            offers = [self._offer(place, stage) for place, stage in enumerate(self.cascade.config.sources)]
+            n = sum(len(offer.candidates) for offer in offers)
+            self.fused = self.asked.vector is None or not self.cascade.scores
+            if not self.fused:
+                found = merged([self._score(offer.candidates) for offer in offers])
+            else:
+                found = fused([offer.candidates for offer in offers])
+            self._mark("merge", n, len(found))
+            self.is_all = all(offer.is_all for offer in offers)
+            if len(found) >= self.asked.k or self.is_all:
+                break
+            self.stretch *= _WIDER
+            del self.trace[before:]
+        boosts = self.asked.boosts
+        if boosts is None:
+            return found
+        popular = self.shelf.popular
+        best = self._reach(popular[boosts.group[popular] > 0]) if self.fused else self._from_groups(boosts)
+        return self._boosted(found).join(self._from(len(self.cascade.origins) - 1, top_k(best, self.want)))
+
+    def _offer(self, place: int, stage: SourceConfig) -> Offer:
+        """What one source offers that passes the filters, at most its own size."""
+        shelf, asked, before = self.shelf, self.asked, len(self.trace)
+        n = (stage.n or self.want) * self.stretch
+        m = self.cascade.need(asked, n)
+        while True:
+            found = offer(stage, shelf, asked, m)
+            del self.trace[before:]
+            self._mark(str(stage.__struct_config__.tag), shelf.n_items, len(found))
+            passed = self._filter(found)
+            is_all = len(found) < m or m >= shelf.n_items
+            if is_all or len(passed) >= n:
+                return Offer(self._from(place, passed.take(slice(n))), is_all and len(passed) <= n)
+            m = min(_WIDER * m, shelf.n_items)
 
     def _from_groups(self, boosts: Boosts) -> Candidates:
         """The best of every group of items that are boosted alike: by search in large groups, small ones are scored.
@@ -133,8 +189,12 @@ class Run:
         return chosen.take(np.argsort(chosen.rows, kind="stable"))  # equal scores are ordered by row
 
     def _candidates(self, found: Candidates | None) -> Candidates:
+        if self.cascade.together:
+            return self._together()
         boosts = self.asked.boosts
-        return self._from_sources(found) if boosts is None else self._from_groups(boosts)
+        candidates = self._from_sources(found) if boosts is None else self._from_groups(boosts)
+        self.is_all = len(candidates) < self.want
+        return candidates
 
     def _is_enough(self, candidates: Candidates) -> bool:
         if self.groups is None:
@@ -145,7 +205,9 @@ class Run:
         """Ask one source after the other until enough candidates have passed the filters."""
         chosen: Candidates | None = None
         for stage in self.cascade.config.sources:
-            if isinstance(stage, SequenceSource) and self.asked.vector is None:
+            if not isinstance(stage, PopularSource | SequenceSource) or (
+                isinstance(stage, SequenceSource) and self.asked.vector is None
+            ):
                 continue
             passed, whole = self._fetch(stage, found)
             found = None
@@ -192,7 +254,9 @@ class Run:
         for stage in self.cascade.config.scorers:
             match stage:
                 case InnerProductScorer():
+                    origins = candidates.origins
                     candidates = inner_product(self.shelf, self.asked, candidates)
+                    candidates.origins = origins
                     self._mark("inner-product", len(candidates), len(candidates))
         return candidates
 

@@ -125,7 +125,7 @@ class Engine:
             raise NotFoundError(f"item {item!r} is not in the bundle", "ask for an item of its catalogue")
         started = perf_counter()
         loaded.catch_up(self.store.read([], len(loaded.rows), loaded.version))
-        rows, scores = loaded.cosines(row, k)
+        rows, scores = loaded.shelf.cosines(row, k)
         n = len(rows)
         if loaded.available is not None:
             there = loaded.available[rows]
@@ -179,6 +179,9 @@ class Engine:
         self._check_ids("items", query.items)
         self._check_ids("exclude", query.exclude)
         self._check_ids("include", query.include)
+        self._check_ids("own", query.own)
+        if query.own and not loaded.cascade.takes_own:
+            raise QueryError('own: the cascade has no source "own"', "add it to the sources, or leave `own` out")
         self._check_ids("candidates", query.candidates)
         if query.where or query.boost:
             for where in (query.where, *[boost.where for boost in query.boost]):
@@ -215,6 +218,8 @@ class Engine:
             asked.exclude = rows(query.exclude)
         if query.include is not None:
             asked.include = rows(query.include)
+        if query.own:
+            asked.own = rows(query.own)
         if query.where:
             asked.where = meets(loaded.shelf.fields, query.where)
         if query.boost:

@@ -50,6 +50,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `time` in milliseconds since 1970-01-01 UTC. `propensities`: how probable each item was at its place, given those
     before it; all 1 when nothing was left to chance. `scores`: null for an item unknown to the model.
+    `source` and `sources` as in `Ranking`.
     """
 
     request_id: str
@@ -60,6 +61,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scores: tuple[float | None, ...]
     propensities: tuple[float, ...]
     source: str
+    sources: tuple[str, ...] | None = None
     user: str | None = None
     session: str | None = None
     context: Context | None = None
@@ -77,6 +79,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             scores=ranking.scores[:k],
             propensities=(1.0,) * len(items) if drawn is None else drawn[:k],
             source=ranking.source,
+            sources=None if ranking.sources is None else ranking.sources[:k],
             **who,  # type: ignore[arg-type]
         )
 

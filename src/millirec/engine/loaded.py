@@ -15,8 +15,6 @@ from millirec.engine.runner import Runner
 from millirec.engine.state import Snapshot
 
 Mask = NDArray[np.bool_]
-_VECTORS_AT_ONCE = 65_536
-_COMPARE_ALL = 100_000
 
 
 class Loaded:
@@ -40,7 +38,6 @@ class Loaded:
         self.available: Mask | None = None
         self.version = 0
         self._down: set[int] = set()
-        self._norms: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
     def catch_up(self, snapshot: Snapshot) -> None:
@@ -54,36 +51,6 @@ class Loaded:
             if version > self.version:
                 self._update(snapshot.updates)
                 self.version = version
-
-    def cosines(self, row: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Items by the cosine of their vectors with an item's, best first, without the item itself: rows, cosines.
-
-        All items of a catalogue of up to 100,000; beyond, some 20 k of those with the best inner products.
-        """
-        index, n = self.shelf.index, self.shelf.n_items
-        if n > _COMPARE_ALL:
-            n = min(n, 20 * k + 1_000)
-        norms = self._vector_norms()
-        vector = index.vectors(np.array([row], np.int32)) / norms[row]
-        matches = index.search(vector, n)
-        rows, scores = matches.rows[0], matches.scores[0]
-        other = (rows > 0) & (rows != row)
-        rows, scores = rows[other], scores[other] / norms[rows[other]]
-        order = np.argsort(-scores, kind="stable")
-        return rows[order], scores[order]
-
-    def _vector_norms(self) -> NDArray[np.float32]:
-        if self._norms is None:
-            n = self.shelf.n_items + 1
-            parts = [
-                np.linalg.norm(
-                    self.shelf.index.vectors(np.arange(at, min(at + _VECTORS_AT_ONCE, n), dtype=np.int32)),
-                    axis=1,
-                )
-                for at in range(0, n, _VECTORS_AT_ONCE)
-            ]
-            self._norms = np.maximum(np.concatenate(parts), 1e-12).astype(np.float32)
-        return self._norms
 
     def _update(self, updates: Sequence[Update]) -> None:
         """Newest fields win: `available` takes items down and up, newer fields override the catalogue's."""

@@ -90,7 +90,8 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
     The history is that of `user`, or else of `session`, or is given in the call as `items` (ids, oldest first).
     With none of them, or for somebody unknown, the popular items are the answer. `include`: only these;
     `exclude`: none of these, even if included; `where`: feature name -> a value an item must have, a list of which it
-    must have one, or a condition; `boost`: which items score higher or lower; `keep_seen`: items already seen may come
+    must have one, or a condition; `boost`: which items score higher or lower; `own`:
+    items to put among the candidates of a cascade that asks for them; `keep_seen`: items already seen may come
     back. `timestamp`: when it is asked, the server's clock when absent. `explain` names the source of
     each item, and its propensity where the cascade draws; `trace` adds what each stage did and cost. `request_id`
     names the call: the same name, seed and state give the same list.
@@ -105,6 +106,7 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
     include: Ids | None = None
     where: dict[str, Wanted] = {}
     boost: Boosts = ()
+    own: Ids = ()
     keep_seen: bool = False
     context: Context | None = None
     deadline_ms: Deadline | None = None
@@ -253,6 +255,7 @@ def query_of(request: RecommendRequest, request_id: str | None = None) -> Query:
         k=request.k,
         exclude=request.exclude,
         boost=request.boost,
+        own=request.own,
         include=request.include,
         where=request.where,
         keep_seen=request.keep_seen,
@@ -285,7 +288,8 @@ def scored(ranking: Ranking, k: int | None = None, explain: bool = False) -> lis
     pairs = zip(ranking.items[:k], ranking.scores[:k], strict=True)
     if not explain:
         return [ScoredItem(item, score) for item, score in pairs]
-    if ranking.propensities is None:
-        return [ScoredItem(item, score, ranking.source) for item, score in pairs]
-    told = zip(pairs, ranking.propensities[:k], strict=True)
-    return [ScoredItem(item, score, ranking.source, propensity) for (item, score), propensity in told]
+    n = len(ranking.items[:k])
+    sources = (ranking.source,) * n if ranking.sources is None else ranking.sources[:k]
+    drawn = (None,) * n if ranking.propensities is None else ranking.propensities[:k]
+    told = zip(pairs, sources, drawn, strict=True)
+    return [ScoredItem(item, score, source, propensity) for (item, score), source, propensity in told]

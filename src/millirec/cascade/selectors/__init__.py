@@ -9,6 +9,7 @@ from millirec.cascade.selectors.choosing import Choosing
 from millirec.cascade.selectors.dpp import DPPSelector, dpp
 from millirec.cascade.selectors.epsilon import EpsilonSelector, epsilon_greedy
 from millirec.cascade.selectors.mmr import MMRSelector, mmr
+from millirec.cascade.selectors.places import PlacesSelector, places
 from millirec.cascade.selectors.quota import QuotaSelector, quota
 from millirec.cascade.selectors.softmax import SoftmaxSelector, softmax
 from millirec.cascade.selectors.top_k import TopKSelector, top_k
@@ -19,6 +20,7 @@ __all__ = [
     "DPPSelector",
     "EpsilonSelector",
     "MMRSelector",
+    "PlacesSelector",
     "QuotaSelector",
     "SelectorConfig",
     "SoftmaxSelector",
@@ -28,7 +30,7 @@ __all__ = [
     "top_k",
 ]
 
-Deterministic = TopKSelector | MMRSelector | DPPSelector | QuotaSelector | CalibratedSelector
+Deterministic = TopKSelector | MMRSelector | DPPSelector | QuotaSelector | PlacesSelector | CalibratedSelector
 SelectorConfig = Deterministic | EpsilonSelector | SoftmaxSelector
 
 
@@ -48,6 +50,8 @@ def select(config: SelectorConfig, candidates: Candidates, choosing: Choosing) -
             return dpp(config, candidates, choosing)
         case QuotaSelector():
             return quota(config, candidates, choosing)
+        case PlacesSelector():
+            return places(config, candidates, choosing)
         case CalibratedSelector():
             return calibrated(config, candidates, choosing)
         case EpsilonSelector():

@@ -17,6 +17,7 @@ class Choosing:
 
     `n`: how many it gives. `stretch`: by how much pools are wider than configured, since a first try ran short.
     `place`: of the selector in the list. `reach(rows)`: these rows int32 (m,) filtered and scored like all others.
+    `sources`: what `Candidates.origins` stand for.
     """
 
     shelf: Shelf
@@ -25,6 +26,7 @@ class Choosing:
     stretch: int
     place: int
     reach: Callable[[NDArray[np.int32]], Candidates]
+    sources: tuple[str, ...] = ()
 
     def pool(self, candidates: Candidates, size: int) -> Candidates:
         """The first `size` candidates that have a finite score: by score, or as an earlier selector put them."""

@@ -1,5 +1,7 @@
 """Quotas: at most and at least so many items with a value of a feature."""
 
+from typing import Protocol
+
 import msgspec
 import numpy as np
 
@@ -33,24 +35,41 @@ class QuotaSelector(
 
     def __post_init__(self) -> None:
         check_sizes("quota", self.pool, self.n)
-        where = '$.cascade.selectors ("quota")'
-        if self.most is None and not self.most_of and not self.least:
-            raise ConfigError(f"{where} bounds nothing", "give `most`, `most_of` or `least`")
-        for name, numbers in (("most", [self.most or 0]), ("most_of", self.most_of.values())):
-            if min(numbers, default=0) < 0:
-                raise ConfigError(f"{where}.{name} is below 0", "choose 0 or more")
-        for value, least in self.least.items():
-            most = self.most_for(value)
-            if least < 1:
-                raise ConfigError(f"{where}.least[{value!r}] = {least}", "choose at least 1, or leave it out")
-            if most is not None and most < least:
-                raise ConfigError(
-                    f"{where}.least[{value!r}] = {least} is more than the most, {most}", "raise one or lower the other"
-                )
+        check_bounds("quota", self, self.most)
 
     def most_for(self, value: str) -> int | None:
         """How many items with `value` at most; None = any number."""
         return self.most_of.get(value, self.most)
+
+
+class Bounds(Protocol):
+    """How many items with a value are taken at most and at least."""
+
+    @property
+    def most_of(self) -> dict[str, int]: ...
+
+    @property
+    def least(self) -> dict[str, int]: ...
+
+    def most_for(self, value: str) -> int | None: ...
+
+
+def check_bounds(kind: str, bounds: Bounds, most: int | None = None) -> None:
+    """Raises ConfigError for bounds that say nothing, or that no list can meet."""
+    where = f'$.cascade.selectors ("{kind}")'
+    if most is None and not bounds.most_of and not bounds.least:
+        raise ConfigError(f"{where} bounds nothing", "give it bounds, such as `most_of` or `least`")
+    for name, numbers in (("most", [most or 0]), ("most_of", bounds.most_of.values())):
+        if min(numbers, default=0) < 0:
+            raise ConfigError(f"{where}.{name} is below 0", "choose 0 or more")
+    for value, least in bounds.least.items():
+        allowed = bounds.most_for(value)
+        if least < 1:
+            raise ConfigError(f"{where}.least[{value!r}] = {least}", "choose at least 1, or leave it out")
+        if allowed is not None and allowed < least:
+            raise ConfigError(
+                f"{where}.least[{value!r}] = {least} is more than the most, {allowed}", "raise one or lower the other"
+            )
 
 
 def quota(config: QuotaSelector, candidates: Candidates, choosing: Choosing) -> Candidates:
@@ -72,7 +91,7 @@ def _with(pool: Candidates, more: Candidates) -> Candidates:
     return both if pool.arranged else top_k(both, len(both))
 
 
-def taken_within(config: QuotaSelector, known: Membership, n: int) -> list[int]:
+def taken_within(config: Bounds, known: Membership, n: int) -> list[int]:
     """Places 0..P-1, rising, of up to `n` items within the bounds; earlier items are better ones.
 
     First what `least` asks for, then whatever else has room.
