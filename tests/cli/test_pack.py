@@ -4,9 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from millirec.bundle import open_bundle
+from millirec.cascade.selectors import QuotaSelector
 from millirec.cli.main import app
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.models.config import GRU4RecConfig
@@ -53,3 +55,22 @@ def test_mistakes(checkpoint: str, tmp_path: Path) -> None:
     no_checkpoint = CliRunner().invoke(app, ["pack", str(tmp_path / "none"), *target])
     assert isinstance(no_checkpoint.exception, ArtifactError)
     assert not (tmp_path / "b").exists()
+
+
+def test_a_cascade_goes_into_the_bundle_and_must_fit_it(checkpoint: str, tmp_path: Path) -> None:
+    def packed(text: str) -> Result:
+        (tmp_path / "cascade.toml").write_text(text)
+        args = ["pack", checkpoint, "-o", str(tmp_path / "b"), "--cascade", str(tmp_path / "cascade.toml")]
+        return CliRunner().invoke(app, args)
+
+    assert packed('[[selectors]]\nkind = "quota"\nfeature = "genre"\nmost = 2\n').exit_code == 0
+    assert open_bundle(tmp_path / "b").cascade.selectors == (QuotaSelector(feature="genre", most=2),)
+    for text, says in (
+        ('[[selectors]]\nkind = "quota"\nfeature = "gnre"\nmost = 2\n', "use one of ['genre']"),
+        ('[[selectors]]\nkind = "mrr"\n', "--cascade"),
+        ('[[selectors]]\nkind = "mmr"\npool = 0\n', "pool = 0"),
+        ("selectors =", "not|Invalid|cascade.toml"),
+    ):
+        error = packed(text).exception
+        assert isinstance(error, ConfigError)
+        assert any(word in str(error) for word in says.split("|"))

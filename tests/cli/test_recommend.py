@@ -62,3 +62,10 @@ def test_mistakes(options: list[str], kind: type[Exception], says: str) -> None:
     done = CliRunner().invoke(app, ["recommend", str(BUNDLE), *options])
     assert isinstance(done.exception, kind)
     assert says in str(done.exception)
+
+
+def test_another_cascade_than_the_bundles(tmp_path: Path) -> None:
+    (tmp_path / "popular.toml").write_text('[[sources]]\nkind = "popular"\n')
+    assert ask("--items", "item-1", "--trace")["stages"][2]["name"] == "sequence"
+    other = ask("--items", "item-1", "--trace", "--cascade", str(tmp_path / "popular.toml"))
+    assert other["stages"][2]["name"] == "popular"

@@ -11,7 +11,7 @@ FUZZ = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCh
 HEADERS = {"content-type": "application/json"}
 PATHS = st.sampled_from(["/recommend", "/feedback", "/rank", "/noop"])
 NAMES = """event user session item items k exclude include where keep_seen context deadline_ms explain trace
-candidates timestamp value type fields available x"""
+candidates timestamp value type fields available boost times add any_of none_of at_least at_most request_id x"""
 FIELDS = st.sampled_from(NAMES.split())
 WORDS = st.sampled_from(["interaction", "item", "user", "i1", "i2", "i60", "nope", "genre", "war", ""])
 SCALARS = (
@@ -30,12 +30,25 @@ VALUES = st.recursive(
     max_leaves=12,
 )
 IDS = st.lists(WORDS | st.text(min_size=1, max_size=8), max_size=6)
+CONDITIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "any_of": st.lists(WORDS, max_size=3), "all_of": st.lists(WORDS, max_size=3),
+        "none_of": st.lists(WORDS, max_size=3), "at_least": st.floats(-9, 9), "at_most": st.floats(-9, 9),
+    },
+)  # fmt: skip
+WHERE = st.dictionaries(
+    st.sampled_from(["genre", "colour", ""]), WORDS | st.lists(WORDS, max_size=3) | CONDITIONS, max_size=2
+)
+BOOSTS = st.lists(
+    st.fixed_dictionaries({"where": WHERE}, optional={"times": st.floats(0, 9), "add": st.floats(-9, 9)}), max_size=9
+)
 # Mostly right, so that the fuzz reaches the engine and not only the decoder.
 NEARLY = st.fixed_dictionaries(
     {},
     optional={
         "user": WORDS, "session": WORDS, "items": IDS, "k": st.integers(1, 70), "exclude": IDS, "include": IDS,
-        "where": st.dictionaries(st.sampled_from(["genre", "colour", ""]), WORDS, max_size=2),
+        "where": WHERE, "boost": BOOSTS, "request_id": WORDS,
         "keep_seen": st.booleans(), "context": st.dictionaries(st.text(max_size=4), SCALARS, max_size=2),
         "deadline_ms": st.floats(1e-3, 60_000), "trace": st.booleans(), "explain": st.booleans(),
         "candidates": IDS,

@@ -95,6 +95,31 @@ def test_bounds_of_a_question(client: httpx.Client) -> None:
     assert "i1" in names(ask(client, "/recommend", {"items": ["i1"], "k": 60, "keep_seen": True}))
 
 
+def test_conditions_and_boosts(client: httpx.Client) -> None:
+    base = {"items": ["i1"], "k": 59, "exclude": ["i60"]}  # whose genre another test has changed
+    full = ask(client, "/recommend", base)["items"]
+
+    def genre(name: str) -> int:
+        return int(name[1:]) % 3  # comedy, drama, war
+
+    two = names(ask(client, "/recommend", base | {"where": {"genre": ["comedy", "drama"]}}))
+    assert two == [item["item"] for item in full if genre(item["item"]) < 2]
+    none = ask(client, "/recommend", base | {"where": {"genre": {"none_of": ["comedy"]}}})
+    assert names(none) == [item["item"] for item in full if genre(item["item"])]
+    boost = [{"where": {"genre": "war"}, "add": 1000}]
+    boosted = ask(client, "/recommend", base | {"boost": boost})
+    assert [genre(name) for name in names(boosted)][:20] == [2] * 20
+    expected = {item["item"]: item["score"] + 1000 * (genre(item["item"]) == 2) for item in full}
+    assert [item["score"] for item in boosted["items"]] == pytest.approx(sorted(expected.values(), reverse=True))
+    ranked = ask(client, "/rank", {"items": ["i1"], "candidates": ["i3", "i5", "?"], "boost": boost})
+    assert names(ranked) == ["i5", "i3", "?"]
+
+
+def test_exclude_wins_over_include(client: httpx.Client) -> None:
+    answer = ask(client, "/recommend", {"items": ["i1"], "include": ["i5", "i6"], "exclude": ["i5"]})
+    assert names(answer) == ["i6"]
+
+
 def test_rank_orders_the_callers_own(client: httpx.Client) -> None:
     full = names(ask(client, "/recommend", {"items": ["i1"], "k": 59}))
     mine = [full[30], "unheard-of", full[2], full[10]]
@@ -172,6 +197,13 @@ def test_the_yardstick_decodes_and_answers_a_fixed_body(client: httpx.Client) ->
         ("/recommend", b'{"usr": "u"}', 422, "unknown_field", "$.usr"),
         ("/recommend", b'{"k": 1001}', 422, "invalid_field", "$.k"),
         ("/recommend", b'{"where": {"colour": "red"}}', 422, "invalid_request", None),
+        ("/recommend", b'{"where": {"genre": {"at_lest": 1}}}', 422, "unknown_field", "$.where[...].at_lest"),
+        ("/recommend", b'{"where": {"genre": {}}}', 422, "invalid_request", None),
+        ("/recommend", b'{"where": {"genre": {"all_of": ["a"], "none_of": ["a"]}}}', 422, "invalid_request", None),
+        ("/recommend", b'{"where": {"genre": {"at_least": 2, "at_most": 1}}}', 422, "invalid_request", None),
+        ("/recommend", b'{"where": {"genre": {"at_least": 2}}}', 422, "invalid_request", None),
+        ("/recommend", b'{"boost": [{"where": {"genre": "war"}, "times": 0}]}', 422, "invalid_request", None),
+        ("/recommend", b'{"boost": [{"times": 2}]}', 422, "missing_field", "$.boost[0].where"),
         ("/rank", b'{"candidates": []}', 422, "invalid_field", "$.candidates"),
         ("/rank", b"{}", 422, "missing_field", "$.candidates"),
         ("/feedback", b'{"event": "interaction", "item": "i"}', 422, "invalid_field", "$"),

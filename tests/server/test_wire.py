@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from millirec.cascade.query import Ranking
+from millirec.cascade.rules import Boost
 from millirec.data.event import Event, ItemUpdate, UserUpdate
 from millirec.server import wire
 from millirec.server.fault import fault_of
@@ -135,14 +136,16 @@ def test_what_is_not_json(body: str) -> None:
 def test_questions_carry_every_field() -> None:
     request = decode_recommend(
         '{"user":"u","session":"s","items":["a","b"],"timestamp":7,"k":3,"exclude":["c"],"include":["d"],'
-        '"where":{"g":"x"},"keep_seen":true,"context":{"n":1},"deadline_ms":5,"explain":true,"trace":true}'
+        '"where":{"g":"x"},"boost":[{"where":{"g":["x","y"]},"times":2}],"keep_seen":true,"context":{"n":1},'
+        '"deadline_ms":5,"explain":true,"trace":true,"request_id":"r","own":["e"]}'
     )
     query = wire.query_of(request)
     shown = msgspec.structs.asdict(query)
     assert shown == {
         "user": "u", "session": "s", "items": ("a", "b"), "time": 7, "k": 3, "exclude": ("c",),
-        "include": ("d",), "where": {"g": "x"}, "candidates": None, "keep_seen": True, "context": {"n": 1},
-        "deadline_ms": 5.0,
+        "include": ("d",), "where": {"g": "x"}, "boost": (Boost(where={"g": ("x", "y")}, times=2),),
+        "candidates": None, "keep_seen": True, "context": {"n": 1}, "deadline_ms": 5.0, "request_id": "r",
+        "own": ("e",),
     }  # fmt: skip
 
 

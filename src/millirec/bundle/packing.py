@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from millirec import __version__, index
 from millirec.bundle.manifest import MANIFEST, SCHEMA, TENSORS, Manifest, entry_of, sealed
 from millirec.bundle.read import KNOWN_FILES, Bundle, open_bundle
-from millirec.cascade.cascade import CascadeConfig
+from millirec.cascade.cascade import CascadeConfig, check_features
+from millirec.cascade.fields import Fields
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.folder import new_folder
@@ -88,7 +89,16 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
 
 
 def kept_features(catalog: Catalog, config: PackConfig) -> Catalog:
-    """The catalogue as the bundle keeps it. Raises ConfigError for a feature that it does not have."""
+    """The catalogue as the bundle keeps it.
+
+    Raises ConfigError for a feature that it does not have, and for one that the cascade asks for in vain.
+    """
+    kept = _kept(catalog, config)
+    check_features(config.cascade, Fields(kept).names())
+    return kept
+
+
+def _kept(catalog: Catalog, config: PackConfig) -> Catalog:
     if config.features is None:
         return catalog
     if unknown := [name for name in config.features if name not in catalog.features]:

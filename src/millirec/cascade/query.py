@@ -8,11 +8,16 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millirec.cascade.fields import Fields
+from millirec.cascade.rules import Boost, Boosts, Wanted
 from millirec.data.catalog import Catalog
 from millirec.data.event import Context
 
 if TYPE_CHECKING:
     from millirec.index.base import Index
+
+_VECTORS_AT_ONCE = 65_536
+_COMPARE_ALL = 100_000
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,11 +25,17 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     A history comes from the state of `user` (or else of `session`), or from `items` (ids, oldest first) when
     the caller gives one. `time`: when it is asked, in milliseconds, None = now. `include`: only these may be
-    returned; `exclude`: none of these; `where`: feature name -> value that an item must have. `keep_seen` lets
+    returned; `exclude`: none of these, even if included; `where`: feature name -> value, values or condition that an
+    item must meet; `boost`: which items score higher or lower. `keep_seen` lets
     items return that the user already had.
 
     `candidates`: rank exactly these instead of retrieving; all of them come back but the excluded ones, whatever
     `k` says, and those unknown to the model stand last with a score of -inf.
+
+    `own`: items that the cascade's source "own" puts among the candidates.
+
+    `request_id`: names the question; what a cascade leaves to chance depends on it. None = the engine makes one where
+    something is left to chance.
     """
 
     user: str | None = None
@@ -34,27 +45,61 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     k: int = 10
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] | None = None
-    where: dict[str, str] = {}
+    where: dict[str, Wanted] = {}
+    boost: tuple[Boost, ...] = ()
     candidates: tuple[str, ...] | None = None
     keep_seen: bool = False
     context: Context | None = None
     deadline_ms: float | None = None
+    request_id: str | None = None
+    own: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class Candidates:
     """Item rows on their way through the cascade: `rows` int32 (n,), `scores` float32 (n,), `source` their origin.
 
-    `ordered`: the scores are finite and fall.
+    `ordered`: the scores are finite and fall. `arranged`: a selector has put them in an order of its own. `origins`
+    uint8 (n,): the place of each one's source in the config, None when `source` says it all. `propensities` float64
+    (n,): how probable each was at its place, given those before it; None when nothing was left to chance.
     """
 
     rows: NDArray[np.int32]
     scores: NDArray[np.float32]
     source: str
     ordered: bool = False
+    arranged: bool = False
+    origins: NDArray[np.uint8] | None = None
+    propensities: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def take(self, at: "slice | NDArray[np.int64] | NDArray[np.bool_]") -> "Candidates":
+        """Those at some places, in rising order: what is known of their order stays true."""
+        origins = None if self.origins is None else self.origins[at]
+        propensities = None if self.propensities is None else self.propensities[at]
+        rows, scores = self.rows[at], self.scores[at]
+        return Candidates(rows, scores, self.source, self.ordered, self.arranged, origins, propensities)
+
+    def arrange(self, at: NDArray[np.int64]) -> "Candidates":
+        """Those at these places, in this order."""
+        out = self.take(at)
+        out.ordered, out.arranged = False, True
+        return out
+
+    def join(self, other: "Candidates") -> "Candidates":
+        """These, then what `other` adds to them."""
+        new = ~np.isin(other.rows, self.rows)
+        out = Candidates(
+            np.concatenate([self.rows, other.rows[new]]),
+            np.concatenate([self.scores, other.scores[new]]),
+            self.source,
+            arranged=self.arranged,
+        )
+        if self.origins is not None and other.origins is not None:
+            out.origins = np.concatenate([self.origins, other.origins[new]])
+        return out
 
 
 class Stage(msgspec.Struct, frozen=True, gc=False):
@@ -76,10 +121,11 @@ Trace = tuple[Stage, ...]
 class Asked:
     """A `Query` in a bundle's own rows: what the stages of a cascade read.
 
-    `vector` float32 (d,) stands for the user, None for an empty history. `seen`, `exclude`, `include` and
-    `candidates` are int32 rows (n,), 0 = unknown. `where` and `available` are bool masks over the catalogue
-    (n_items + 1,), None when they would keep everything. `names` are the ids of `candidates`, known or not.
-    `before` are the stages that the question has behind it.
+    `vector` float32 (d,) stands for the user, None for an empty history. `history` are its items, oldest first, None
+    when there is none. It, `seen`, `exclude`, `include`, `own` and `candidates` are int32 rows (n,), 0 = unknown.
+    `where` and `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything.
+    `names` are the ids of `candidates`, known or not. `before` are the stages that the question has behind it.
+    `request_id` seeds what is left to chance. `boosts` change scores.
     """
 
     k: int
@@ -92,22 +138,27 @@ class Asked:
     candidates: NDArray[np.int32] | None = None
     names: tuple[str, ...] = ()
     before: Trace = ()
+    history: NDArray[np.int32] | None = None
+    request_id: str | None = None
+    boosts: Boosts | None = None
+    own: NDArray[np.int32] | None = None
 
 
 class Shelf:
-    """What a bundle holds for its cascade: catalogue, index, popularity.
+    """What a bundle holds for its cascade: catalogue, index, popularity, and the newest `fields` of items.
 
     `popularity` float32 (n + 1,): training events of each row; `popular` int32 (n,): rows by popularity, ties
     by row.
     """
 
     def __init__(self, catalog: Catalog, index: "Index", popularity: NDArray[np.int64]) -> None:
-        self.catalog, self.index = catalog, index
+        self.catalog, self.index, self.fields = catalog, index, Fields(catalog)
         self.n_items = len(catalog)
         self.popularity = popularity.astype(np.float32)
         order = np.argsort(-popularity[1:], kind="stable") + 1
         self.popular: NDArray[np.int32] = order.astype(np.int32)
         self._local = threading.local()
+        self._norms: NDArray[np.float32] | None = None
 
     def absent(self, rows: NDArray[np.int32], others: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Which of `rows` (n,) are not among `others` (m,), bool (n,).
@@ -123,15 +174,51 @@ class Shelf:
         free[others] = True
         return out
 
+    def cosines(self, row: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Items by the cosine of their vectors with an item's, best first, without the item itself: rows, cosines.
+
+        All items of a catalogue of up to 100,000; beyond, some 20 k of those with the best inner products.
+        """
+        index, n = self.index, self.n_items
+        if n > _COMPARE_ALL:
+            n = min(n, 20 * k + 1_000)
+        norms = self._vector_norms()
+        vector = index.vectors(np.array([row], np.int32)) / norms[row]
+        matches = index.search(vector, n)
+        rows, scores = matches.rows[0], matches.scores[0]
+        other = (rows > 0) & (rows != row)
+        rows, scores = rows[other], scores[other] / norms[rows[other]]
+        order = np.argsort(-scores, kind="stable")
+        return rows[order], scores[order]
+
+    def _vector_norms(self) -> NDArray[np.float32]:
+        if self._norms is None:
+            n = self.n_items + 1
+            parts = [
+                np.linalg.norm(
+                    self.index.vectors(np.arange(at, min(at + _VECTORS_AT_ONCE, n), dtype=np.int32)),
+                    axis=1,
+                )
+                for at in range(0, n, _VECTORS_AT_ONCE)
+            ]
+            self._norms = np.maximum(np.concatenate(parts), 1e-12).astype(np.float32)
+        return self._norms
+
 
 class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     """The answer: item ids and scores, best first, with the trace of how they were found.
 
-    `source`: "sequence" when the model scored it, "popular" when nothing was known of the user. Scores are finite,
-    but for the caller's own candidates that the model does not know: -inf.
+    `source`: "sequence" when the model scored it, "popular" when nothing was known of the user, "fused" when the places
+    in several sources are the scores; `sources`: what found each item first, None when `source` did. Scores are finite,
+    but for the caller's own candidates that the model does not know: -inf. They fall, unless a selector has its own
+    order. `propensities`: how probable each item was at its place, given those before it; None when nothing was left
+    to chance. `request_id` is that of the question.
     """
 
     items: tuple[str, ...]
     scores: tuple[float, ...]
     source: str
     trace: Trace = ()
+    propensities: tuple[float, ...] | None = None
+    request_id: str | None = None
+    sources: tuple[str, ...] | None = None

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from millirec.cli.console import note, print_json, table
+from millirec.cli.engine import cascade_config
 from millirec.data.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ def pack(
     features: Annotated[
         str | None, typer.Option(help="Item features that the bundle keeps, with commas between; all when left out.")
     ] = None,
+    cascade: Annotated[
+        Path | None, typer.Option(help="A TOML file: what is done with a question; see docs/cascade.md.")
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
@@ -44,13 +48,18 @@ def pack(
     """
     from millirec.bundle import PackConfig
     from millirec.bundle import pack as make
+    from millirec.cascade.cascade import CascadeConfig
     from millirec.index import ExactConfig, PQConfig
 
     kinds = {"exact": ExactConfig, "pq": PQConfig}
     if index != "auto" and index not in kinds:
         raise ConfigError(f"--index {index}", "choose auto, exact or pq")
-    kept = None if features is None else tuple(filter(None, features.split(",")))
-    config = PackConfig(name=name, index=kinds[index]() if index in kinds else "auto", features=kept)
+    config = PackConfig(
+        name=name,
+        index=kinds[index]() if index in kinds else "auto",
+        cascade=cascade_config(cascade) or CascadeConfig(),
+        features=None if features is None else tuple(filter(None, features.split(","))),
+    )
     foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
     if model.suffix == ".onnx":
         packed = _pack_graph(model, bundle, config, foreign)

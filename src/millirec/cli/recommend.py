@@ -8,10 +8,12 @@ import typer
 from rich.markup import escape
 
 from millirec.cli.console import note, print_json, table
+from millirec.cli.engine import cascade_config
 from millirec.data.errors import QueryError
 
 if TYPE_CHECKING:
     from millirec.bundle import Bundle
+    from millirec.cascade.cascade import CascadeConfig
     from millirec.cascade.query import Query, Ranking
 
 
@@ -22,6 +24,9 @@ def recommend(
     data: Annotated[Path, typer.Option(help="The data folder of `millirec serve`; only read.")] = Path("millirec-data"),
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     exclude: Annotated[str, typer.Option(help="Item ids that must not come back, with commas.")] = "",
+    cascade: Annotated[
+        Path | None, typer.Option(help="A TOML file with a cascade to use instead of the bundle's own.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
     trace: Annotated[bool, typer.Option("--trace", help="Show the stages, with counts and microseconds.")] = False,
 ) -> None:
@@ -33,26 +38,34 @@ def recommend(
         raise QueryError("recommend needs one of --user and --items", "give --user U, or --items A,B")
     query = Query(user=user, items=None if items is None else _ids(items), k=k, exclude=_ids(exclude))
     opened = open_bundle(bundle)
-    ranking = _ask(opened, query, None if user is None else data)
+    ranking = _ask(opened, query, None if user is None else data, cascade_config(cascade))
     if json:
         answer: dict[str, object] = {
             "model": opened.name,
             "model_version": opened.version,
             "source": ranking.source,
-            "items": [
-                {"item": item, "score": score} for item, score in zip(ranking.items, ranking.scores, strict=True)
-            ],
+            "items": _told(ranking),
         }
         print_json(answer | ({"stages": ranking.trace} if trace else {}))
         return
     _show(opened, ranking, trace=trace)
 
 
+def _told(ranking: "Ranking") -> list[dict[str, object]]:
+    told: list[dict[str, object]] = [
+        {"item": item, "score": score} for item, score in zip(ranking.items, ranking.scores, strict=True)
+    ]
+    if ranking.propensities is not None:
+        for entry, propensity in zip(told, ranking.propensities, strict=True):
+            entry["propensity"] = propensity
+    return told
+
+
 def _ids(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _ask(bundle: "Bundle", query: "Query", data: Path | None) -> "Ranking":
+def _ask(bundle: "Bundle", query: "Query", data: Path | None, cascade: "CascadeConfig | None") -> "Ranking":
     from millirec.data.history import HistoryLimits
     from millirec.engine.engine import Engine
     from millirec.engine.state import StateStore, StoreSettings
@@ -61,7 +74,7 @@ def _ask(bundle: "Bundle", query: "Query", data: Path | None) -> "Ranking":
     settings = StoreSettings(limits=limits)
     with ExitStack() as stack:
         store = StateStore.temporary(settings) if data is None else StateStore(data, settings, read_only=True)
-        engine = Engine(bundle, stack.enter_context(store))
+        engine = Engine(bundle, stack.enter_context(store), cascade=cascade)
         return engine.recommend(query)
 
 

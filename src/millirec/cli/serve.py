@@ -9,7 +9,7 @@ import msgspec
 import typer
 
 from millirec.cli.console import note
-from millirec.cli.engine import engine_settings
+from millirec.cli.engine import cascade_config, engine_settings
 from millirec.data.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -31,7 +31,14 @@ def serve(
         float | None,
         typer.Option(help="Forget users and sessions untouched for so long; their events stay in the log."),
     ] = None,
+    impressions: Annotated[
+        bool,
+        typer.Option("--impressions", help="Log what is shown, as JSON lines in the folder `impressions` of --data."),
+    ] = False,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
+    cascade: Annotated[
+        Path | None, typer.Option(help="A TOML file with a cascade to use instead of the bundle's own.")
+    ] = None,
     engine: Annotated[Path | None, typer.Option(help="A TOML file of engine settings, such as `carry_mb = 0`.")] = None,
     yardstick: Annotated[
         bool, typer.Option("--yardstick", help="Open POST /noop, which `millirec bench` compares with.")
@@ -45,6 +52,7 @@ def serve(
 
     Prints one line with the address when it is ready. HTTP interface: /docs on the running server.
     """
+    from millirec.engine.impressions import ImpressionSettings
     from millirec.server.settings import ServerSettings
     from millirec.server.tether import tie_to_parent
 
@@ -63,6 +71,8 @@ def serve(
         expire_after_days=expire_after_days,
         yardstick=yardstick,
         engine=engine_settings(engine),
+        cascade=cascade_config(cascade),
+        impressions=ImpressionSettings() if impressions else None,
     )
     if host not in _LOOPBACK:
         note("[yellow]anybody who reaches this address can read and write: there is no log-in[/yellow]")

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from secrets import token_hex
 from time import perf_counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from millirec.bundle import Bundle
+from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Asked, Query, Ranking, Stage, Trace
+from millirec.cascade.rules import boosts_of, check_values, meets
 from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
 from millirec.data.event import Record, state_key
@@ -37,10 +40,19 @@ class _Turn:
 
 
 class Engine:
-    """Answers questions from a bundle and a state store; thread-safe. It owns the store: `close` closes it."""
+    """Answers questions from a bundle and a state store; thread-safe. It owns the store: `close` closes it.
 
-    def __init__(self, bundle: Bundle, store: StateStore, settings: EngineSettings | None = None) -> None:
-        self.store, self.settings = store, settings or EngineSettings()
+    `cascade` is used instead of the bundle's own, and that of every bundle that is swapped in.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        store: StateStore,
+        settings: EngineSettings | None = None,
+        cascade: CascadeConfig | None = None,
+    ) -> None:
+        self.store, self.settings, self._cascade = store, settings or EngineSettings(), cascade
         self._loaded = self._load(bundle)
 
     @property
@@ -113,7 +125,7 @@ class Engine:
             raise NotFoundError(f"item {item!r} is not in the bundle", "ask for an item of its catalogue")
         started = perf_counter()
         loaded.catch_up(self.store.read([], len(loaded.rows), loaded.version))
-        rows, scores = loaded.cosines(row, k)
+        rows, scores = loaded.shelf.cosines(row, k)
         n = len(rows)
         if loaded.available is not None:
             there = loaded.available[rows]
@@ -145,7 +157,7 @@ class Engine:
                 f"$.limits.window = {window} keeps fewer events than the bundle reads ({bundle.max_length})",
                 f"set it to {bundle.max_length} or more",
             )
-        loaded = Loaded(bundle, self.settings.threads)
+        loaded = Loaded(bundle, self.settings.threads, self._cascade)
         loaded.carry = self._carry(loaded)
         loaded.catch_up(self.store.read([]))
         one = np.ones((1, 1), np.int32)
@@ -167,13 +179,20 @@ class Engine:
         self._check_ids("items", query.items)
         self._check_ids("exclude", query.exclude)
         self._check_ids("include", query.include)
+        self._check_ids("own", query.own)
+        if query.own and not loaded.cascade.takes_own:
+            raise QueryError('own: the cascade has no source "own"', "add it to the sources, or leave `own` out")
         self._check_ids("candidates", query.candidates)
+        if query.where or query.boost:
+            for where in (query.where, *[boost.where for boost in query.boost]):
+                check_values(where)
         asked = Asked(query.k, None, _NONE, _NONE)
+        asked.request_id = query.request_id or (token_hex(12) if loaded.cascade.explores else None)
         time = query.time if query.time is not None else self.store.clock()
         if query.items is None:
             key = state_key(query.user, query.session) if query.user or query.session else None
             return _Turn(place, query, asked, _NONE, _NEVER, time, key)
-        rows = loaded.bundle.catalog.vocabulary.rows(query.items)
+        asked.history = rows = loaded.bundle.catalog.vocabulary.rows(query.items)
         if not query.keep_seen:
             asked.seen = rows
         return _Turn(place, query, asked, rows, np.full(len(rows), time), time, None)  # no times are given: all now
@@ -186,6 +205,7 @@ class Engine:
         loaded.catch_up(snapshot)
         for turn, history in zip(stored, snapshot.histories, strict=True):
             turn.items, turn.times = loaded.rows[history.items], history.times
+            turn.asked.history = turn.items
             if not turn.query.keep_seen:
                 turn.asked.seen = loaded.rows[history.seen]
 
@@ -198,8 +218,12 @@ class Engine:
             asked.exclude = rows(query.exclude)
         if query.include is not None:
             asked.include = rows(query.include)
+        if query.own:
+            asked.own = rows(query.own)
         if query.where:
-            asked.where = loaded.where(query.where)
+            asked.where = meets(loaded.shelf.fields, query.where)
+        if query.boost:
+            asked.boosts = boosts_of(loaded.shelf.fields, query.boost)
         if query.candidates is not None:
             excluded = set(query.exclude)
             asked.names = tuple([name for name in query.candidates if name not in excluded])

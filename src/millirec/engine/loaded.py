@@ -7,18 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.bundle import Bundle
-from millirec.cascade.cascade import Cascade
+from millirec.cascade.cascade import Cascade, CascadeConfig
 from millirec.cascade.query import Shelf
-from millirec.data.errors import QueryError
 from millirec.engine.carry import Carry
 from millirec.engine.ledger import Update
 from millirec.engine.runner import Runner
 from millirec.engine.state import Snapshot
 
 Mask = NDArray[np.bool_]
-_CACHE_BYTES = 64 << 20
-_VECTORS_AT_ONCE = 65_536
-_COMPARE_ALL = 100_000
 
 
 class Loaded:
@@ -27,23 +23,21 @@ class Loaded:
     `carry` holds users' states when the model has some, None otherwise.
 
     `rows` int32 (codes + 1,) maps item codes of stored histories to rows of this bundle, 0 = unknown to it;
-    `available` bool (n_items + 1,) or None says which items are not taken down.
+    `available` bool (n_items + 1,) or None says which items are not taken down. `cascade` takes the place of the
+    bundle's own.
     """
 
-    def __init__(self, bundle: Bundle, threads: int) -> None:
+    def __init__(self, bundle: Bundle, threads: int, cascade: CascadeConfig | None = None) -> None:
         self.bundle = bundle
         self.runner = Runner(bundle.encoder, bundle.inputs, threads, bundle.step)
         self.carry: Carry | None = None
         self.shelf = Shelf(bundle.catalog, bundle.index, bundle.popularity)
-        self.cascade = Cascade(bundle.cascade, self.shelf)
+        self.cascade = Cascade(cascade or bundle.cascade, self.shelf)
         self.timed = bool({"times", "now"} & set(bundle.inputs))
         self.rows = np.zeros(1, np.int32)
         self.available: Mask | None = None
         self.version = 0
         self._down: set[int] = set()
-        self._overrides: dict[str, dict[int, tuple[str, ...]]] = {}
-        self._masks: dict[tuple[str, str], Mask] = {}
-        self._norms: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
 
     def catch_up(self, snapshot: Snapshot) -> None:
@@ -58,46 +52,8 @@ class Loaded:
                 self._update(snapshot.updates)
                 self.version = version
 
-    def where(self, wanted: dict[str, str]) -> Mask:
-        """Which rows have all these features, bool (n + 1,). Raises QueryError for an unknown feature."""
-        masks = [self._where(name, value) for name, value in wanted.items()]
-        if len(masks) == 1:
-            return masks[0]
-        out: Mask = np.logical_and.reduce(masks)
-        return out
-
-    def cosines(self, row: int, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-        """Items by the cosine of their vectors with an item's, best first, without the item itself: rows, cosines.
-
-        All items of a catalogue of up to 100,000; beyond, some 20 k of those with the best inner products.
-        """
-        index, n = self.shelf.index, self.shelf.n_items
-        if n > _COMPARE_ALL:
-            n = min(n, 20 * k + 1_000)
-        norms = self._vector_norms()
-        vector = index.vectors(np.array([row], np.int32)) / norms[row]
-        matches = index.search(vector, n)
-        rows, scores = matches.rows[0], matches.scores[0]
-        other = (rows > 0) & (rows != row)
-        rows, scores = rows[other], scores[other] / norms[rows[other]]
-        order = np.argsort(-scores, kind="stable")
-        return rows[order], scores[order]
-
-    def _vector_norms(self) -> NDArray[np.float32]:
-        if self._norms is None:
-            n = self.shelf.n_items + 1
-            parts = [
-                np.linalg.norm(
-                    self.shelf.index.vectors(np.arange(at, min(at + _VECTORS_AT_ONCE, n), dtype=np.int32)),
-                    axis=1,
-                )
-                for at in range(0, n, _VECTORS_AT_ONCE)
-            ]
-            self._norms = np.maximum(np.concatenate(parts), 1e-12).astype(np.float32)
-        return self._norms
-
     def _update(self, updates: Sequence[Update]) -> None:
-        """Newest fields win: `available` takes items down and up, text fields override the catalogue."""
+        """Newest fields win: `available` takes items down and up, newer fields override the catalogue's."""
         row_of = self.bundle.catalog.vocabulary.row
         for item, fields in updates:
             row = row_of(item)
@@ -107,35 +63,7 @@ class Loaded:
                 self._down.add(row)
             else:
                 self._down.discard(row)
-            for name, value in fields.items():
-                if isinstance(value, str | list):
-                    values = (value,) if isinstance(value, str) else tuple(value)
-                    self._overrides.setdefault(name, {})[row] = values
-        self._masks = {}
+            self.shelf.fields.update(row, fields)
         mask = np.ones(self.shelf.n_items + 1, np.bool_)
         mask[list(self._down)] = False
         self.available = mask if self._down else None
-
-    def _where(self, name: str, value: str) -> Mask:
-        mask = self._masks.get((name, value))
-        if mask is not None:
-            return mask
-        with self._lock:
-            overrides = self._overrides.get(name, {})
-            try:
-                mask = self.bundle.catalog.matches(name, value)
-            except KeyError as error:
-                if not overrides:
-                    names = [n for n, f in self.bundle.catalog.features.items() if f.kind in ("categorical", "multi")]
-                    raise QueryError(
-                        f"where: items have no feature {name!r} with values to match",
-                        f"use one of {sorted(names)}" if names else "leave `where` out",
-                    ) from error
-                mask = np.zeros(self.shelf.n_items + 1, np.bool_)
-            for row, values in overrides.items():
-                mask[row] = value in values
-            mask[0] = False
-            if len(self._masks) * len(mask) > _CACHE_BYTES:
-                self._masks = {}
-            self._masks[name, value] = mask
-        return mask

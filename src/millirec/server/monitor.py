@@ -76,6 +76,8 @@ class Monitor:
             _BATCH_SIZES,
         )  # fmt: skip
         self.accepted = Counter("millirec_events_accepted", "Events made durable", registry=registry)
+        self._shown = Counter("millirec_impressions", "Lists logged as shown", registry=registry)
+        self._lost = Counter("millirec_impressions_dropped", "Lists not logged: too many waited", registry=registry)
         self._in_flight = Gauge(
             "millirec_in_flight", "Requests being handled", multiprocess_mode="livesum", registry=registry
         )
@@ -92,6 +94,10 @@ class Monitor:
         self._requests.append((route, status, seconds))
         if len(self._requests) >= _FLUSH_AT:
             self.flush()
+
+    def impression(self, *, kept: bool) -> None:
+        """Note one list that was logged as shown, or found no room."""
+        (self._shown if kept else self._lost).inc()
 
     def trace(self, trace: Trace) -> None:
         """Note what the stages of one ranking took."""

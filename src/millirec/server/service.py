@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from secrets import token_hex
 
 import msgspec
 
@@ -15,13 +16,14 @@ from millirec.data.errors import MillirecError
 from millirec.data.event import Record
 from millirec.data.history import HistoryLimits
 from millirec.engine.engine import Engine
+from millirec.engine.impressions import Impression, ImpressionLog
 from millirec.engine.state import StateStore, StoreSettings
 from millirec.server.fault import not_ready, stopping, too_many
 from millirec.server.monitor import Monitor
 from millirec.server.report import PARENT
 from millirec.server.settings import ServerSettings
 from millirec.server.turn import Turn
-from millirec.server.wire import RankedResponse, scored
+from millirec.server.wire import RankedResponse, RankRequest, RecommendRequest, milliseconds, scored
 
 _SWEEP_SECONDS = 3600
 _encode = msgspec.json.Encoder().encode
@@ -45,6 +47,7 @@ class Service:
         self._on_ready, self._on_failure = on_ready, on_failure
         self.on_start: Callable[[], None] = lambda: None
         self._engine: Engine | None = None
+        self._impressions: ImpressionLog | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self.pid, parent = os.getpid(), os.environ.get(PARENT)
         self.parent = int(parent) if parent else None
@@ -80,8 +83,16 @@ class Service:
         engine, self._engine = self._engine, None
         if engine is not None:
             await asyncio.to_thread(engine.close)
+        if self._impressions is not None:
+            await asyncio.to_thread(self._impressions.close)
 
     async def _open(self) -> None:
+        try:
+            if self.settings.impressions is not None:
+                self._impressions = ImpressionLog(Path(self.settings.data) / "impressions", self.settings.impressions)
+        except MillirecError as error:
+            self._on_failure(error)
+            return
         opening = asyncio.get_running_loop().run_in_executor(None, open_engine, self.settings)
         try:
             engine = await asyncio.shield(opening)
@@ -131,6 +142,25 @@ class Service:
     def _answer(self, queries: Sequence[Query]) -> Sequence[Ranking | MillirecError]:
         return self.engine.recommend_many(queries)
 
+    def request_id(self) -> str | None:
+        """A name for a call that brings none, where impressions are logged under it."""
+        return None if self._impressions is None else token_hex(12)
+
+    def shown(self, request: RecommendRequest | RankRequest, ranking: Ranking, k: int | None = None) -> None:
+        """Log the first `k` of a ranking as shown, where impressions are logged."""
+        if self._impressions is None:
+            return
+        impression = Impression.of(
+            ranking,
+            k,
+            (self.model, self.version),
+            time=milliseconds(request.timestamp, int(time.time() * 1000)),
+            user=request.user,
+            session=request.session,
+            context=request.context,
+        )
+        self.monitor.impression(kept=self._impressions.note(impression))
+
     def ranked(
         self,
         ranking: Ranking,
@@ -145,7 +175,7 @@ class Service:
         items = scored(ranking, k, explain)
         took = round((time.perf_counter() - started) * 1e3, 3)
         stages = ranking.trace if trace else None
-        return _encode(RankedResponse(took, self.model, self.version, items, stages))
+        return _encode(RankedResponse(took, self.model, self.version, items, stages, ranking.request_id))
 
 
 def open_engine(settings: ServerSettings) -> Engine:
@@ -154,7 +184,7 @@ def open_engine(settings: ServerSettings) -> Engine:
     limits = HistoryLimits().covering(bundle.max_length)
     store = StateStore(Path(settings.data), StoreSettings(limits=limits, expire_after_days=settings.expire_after_days))
     try:
-        engine = Engine(bundle, store, settings.engine)
+        engine = Engine(bundle, store, settings.engine, settings.cascade)
         warm_up(engine, settings.max_batch)
     except BaseException:
         store.close()

@@ -2,7 +2,9 @@
 
 import msgspec
 
+from millirec.cascade.cascade import CascadeConfig
 from millirec.data.errors import ConfigError
+from millirec.engine.impressions import ImpressionSettings
 from millirec.engine.settings import EngineSettings
 
 
@@ -13,7 +15,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     handles at a time; more are answered with 429. `max_batch`: most questions that share one encoder call.
     `yardstick` opens POST /noop, the benchmark's yardstick. `grace_seconds`: how long a stop waits for answers.
     `expire_after_days`: users and sessions untouched for so long are forgotten (their events stay in the log).
-    `engine`: how each worker's engine runs.
+    `engine`: how each worker's engine runs. `cascade`: used instead of the bundle's own. `impressions`:
+    what is shown is logged in `impressions` below `data`; None = it is not.
     """
 
     bundle: str
@@ -29,6 +32,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     grace_seconds: int = 20
     expire_after_days: float | None = None
     engine: EngineSettings = EngineSettings()
+    cascade: CascadeConfig | None = None
+    impressions: ImpressionSettings | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:

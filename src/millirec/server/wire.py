@@ -7,6 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from millirec.cascade.query import Query, Ranking, Stage
+from millirec.cascade.rules import MAX_BOOSTS, Boost, Wanted
 from millirec.data.event import Context, Event, Fields, ItemUpdate, Record, UserUpdate
 
 MAX_K = 1_000
@@ -19,6 +20,7 @@ _LAST_MS = 253_402_300_799_999  # the end of the year 9999
 Id = Annotated[str, Meta(min_length=1, max_length=MAX_ID)]
 Ids = Annotated[tuple[Id, ...], Meta(max_length=MAX_IDS)]
 K = Annotated[int, Meta(ge=1, le=MAX_K)]
+Boosts = Annotated[tuple[Boost, ...], Meta(max_length=MAX_BOOSTS)]
 Deadline = Annotated[float, Meta(gt=0, le=60_000)]
 Timestamp = (
     Annotated[int, Meta(ge=0, le=_LAST_MS, description="milliseconds since 1970-01-01 UTC")]
@@ -87,9 +89,12 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
 
     The history is that of `user`, or else of `session`, or is given in the call as `items` (ids, oldest first).
     With none of them, or for somebody unknown, the popular items are the answer. `include`: only these;
-    `exclude`: none of these; `where`: feature name -> value an item must have; `keep_seen`: items already seen
-    may come back. `timestamp`: when it is asked, the server's clock when absent. `explain` names the source of
-    each item; `trace` adds what each stage did and cost.
+    `exclude`: none of these, even if included; `where`: feature name -> a value an item must have, a list of which it
+    must have one, or a condition; `boost`: which items score higher or lower; `own`:
+    items to put among the candidates of a cascade that asks for them; `keep_seen`: items already seen may come
+    back. `timestamp`: when it is asked, the server's clock when absent. `explain` names the source of
+    each item, and its propensity where the cascade draws; `trace` adds what each stage did and cost. `request_id`
+    names the call: the same name, seed and state give the same list.
     """
 
     user: Id | None = None
@@ -99,12 +104,15 @@ class RecommendRequest(_Wire, frozen=True, kw_only=True):
     k: K = 10
     exclude: Ids = ()
     include: Ids | None = None
-    where: dict[str, str] = {}
+    where: dict[str, Wanted] = {}
+    boost: Boosts = ()
+    own: Ids = ()
     keep_seen: bool = False
     context: Context | None = None
     deadline_ms: Deadline | None = None
     explain: bool = False
     trace: bool = False
+    request_id: Id | None = None
 
     def __post_init__(self) -> None:
         _check(self.timestamp)
@@ -124,31 +132,41 @@ class RankRequest(_Wire, frozen=True, kw_only=True):
     timestamp: Timestamp = None
     k: K | None = None
     exclude: Ids = ()
+    boost: Boosts = ()
     context: Context | None = None
     deadline_ms: Deadline | None = None
     explain: bool = False
     trace: bool = False
+    request_id: Id | None = None
 
     def __post_init__(self) -> None:
         _check(self.timestamp)
 
 
 class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One recommended item; a higher score is better, null means that the model does not know the item."""
+    """One recommended item; a higher score is better, null means that the model does not know the item.
+
+    `propensity`: how probable the item was at its place, given those before it.
+    """
 
     item: str
     score: float | None
     source: str | None = None
+    propensity: float | None = None
 
 
 class RankedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The answer, best first. `took_ms`: time from the request's arrival to this answer, in the server."""
+    """The answer, best first. `took_ms`: time from the request's arrival to this answer, in the server.
+
+    `request_id`: that of the call, or one made for it where the cascade draws or impressions are logged.
+    """
 
     took_ms: float
     model: str
     model_version: str
     items: list[ScoredItem]
     stages: tuple[Stage, ...] | None = None
+    request_id: str | None = None
 
 
 class FeedbackResponse(msgspec.Struct, frozen=True):
@@ -227,8 +245,8 @@ def _check(timestamp: int | datetime | None) -> None:
         raise ValueError("`timestamp` lies before 1970")
 
 
-def query_of(request: RecommendRequest) -> Query:
-    """The engine's question for a /recommend call."""
+def query_of(request: RecommendRequest, request_id: str | None = None) -> Query:
+    """The engine's question for a /recommend call, named `request_id` when the call has no name of its own."""
     return Query(
         user=request.user,
         session=request.session,
@@ -236,16 +254,19 @@ def query_of(request: RecommendRequest) -> Query:
         time=None if request.timestamp is None else milliseconds(request.timestamp, 0),
         k=request.k,
         exclude=request.exclude,
+        boost=request.boost,
+        own=request.own,
         include=request.include,
         where=request.where,
         keep_seen=request.keep_seen,
         context=request.context,
         deadline_ms=request.deadline_ms,
+        request_id=request.request_id or request_id,
     )
 
 
-def rank_query_of(request: RankRequest) -> Query:
-    """The engine's question for a /rank call."""
+def rank_query_of(request: RankRequest, request_id: str | None = None) -> Query:
+    """The engine's question for a /rank call, named as in `query_of`."""
     return Query(
         user=request.user,
         session=request.session,
@@ -253,16 +274,22 @@ def rank_query_of(request: RankRequest) -> Query:
         time=None if request.timestamp is None else milliseconds(request.timestamp, 0),
         k=request.k or len(request.candidates),
         exclude=request.exclude,
+        boost=request.boost,
         candidates=request.candidates,
         keep_seen=True,
         context=request.context,
         deadline_ms=request.deadline_ms,
+        request_id=request.request_id or request_id,
     )
 
 
 def scored(ranking: Ranking, k: int | None = None, explain: bool = False) -> list[ScoredItem]:
     """The items of a ranking as they go out, at most `k`. JSON knows no infinity: -inf goes out as null."""
     pairs = zip(ranking.items[:k], ranking.scores[:k], strict=True)
-    if explain:
-        return [ScoredItem(item, score, ranking.source) for item, score in pairs]
-    return [ScoredItem(item, score) for item, score in pairs]
+    if not explain:
+        return [ScoredItem(item, score) for item, score in pairs]
+    n = len(ranking.items[:k])
+    sources = (ranking.source,) * n if ranking.sources is None else ranking.sources[:k]
+    drawn = (None,) * n if ranking.propensities is None else ranking.propensities[:k]
+    told = zip(pairs, sources, drawn, strict=True)
+    return [ScoredItem(item, score, source, propensity) for (item, score), source, propensity in told]

@@ -1,0 +1,90 @@
+"""A server that explores: request ids, propensities, and a log of impressions that outcomes can be joined to."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from millirec.data.event import Event
+from millirec.engine.impressions import impressions
+from millirec.engine.state import StateStore, StoreSettings
+from tests.serving import Served, ask, event, served
+
+CASCADE = '[[selectors]]\nkind = "softmax"\ntemperature = 0.3\npool = 20\nseed = 5\n'
+
+
+@pytest.fixture(scope="module")
+def exploring(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("exploring")
+    (folder / "cascade.toml").write_text(CASCADE)
+    options = ("--cascade", str(folder / "cascade.toml"), "--impressions")
+    with served(bundle, folder, *options) as running:
+        yield running
+
+
+def test_the_same_request_id_gives_the_same_list_and_a_new_one_another(exploring: Served) -> None:
+    with httpx.Client(base_url=exploring.url) as client:
+        body = {"items": ["i1", "i2"], "k": 5, "explain": True}
+        first = ask(client, "/recommend", body | {"request_id": "r-1"})
+        again = ask(client, "/recommend", body | {"request_id": "r-1"})
+        assert first["request_id"] == "r-1"
+        assert first["items"] == again["items"]
+        assert all(0 < item["propensity"] <= 1 for item in first["items"])
+        free = [ask(client, "/recommend", body) for _ in range(8)]
+        assert len({answer["request_id"] for answer in free}) == 8
+        assert len({tuple(item["item"] for item in answer["items"]) for answer in free}) > 1
+        assert "propensity" not in ask(client, "/recommend", {"items": ["i1"]})["items"][0]
+        ranked = ask(client, "/rank", {"items": ["i1"], "candidates": ["i5", "i6", "x"], "k": 2, "explain": True})
+        assert "propensity" not in ranked["items"][0]
+
+
+def test_outcomes_are_joined_by_request_id(exploring: Served) -> None:
+    with httpx.Client(base_url=exploring.url) as client:
+        answer = ask(client, "/recommend", {"user": "joiner", "k": 4, "explain": True, "context": {"page": "home"}})
+        clicked = answer["items"][2]
+        context = {"request_id": answer["request_id"]}
+        assert ask(client, "/feedback", event("joiner", clicked["item"], type="click", context=context))
+        ranked = ask(client, "/rank", {"user": "joiner", "candidates": ["i5", "nope"], "request_id": "rank-1"})
+        metrics = client.get("/metrics").text
+    assert "millirec_impressions_total" in metrics
+    assert exploring.stop() == 0
+    shown = {one.request_id: one for one in impressions(exploring.data / "impressions")}
+    with StateStore(exploring.data, StoreSettings(), read_only=True) as store:
+        clicks = [record for _, record in store.records() if isinstance(record, Event) and record.context]
+    assert len(clicks) == 1
+    assert clicks[0].context
+    met = shown[str(clicks[0].context["request_id"])]
+    place = met.items.index(clicks[0].item)
+    assert place == 2
+    assert met.propensities[place] == pytest.approx(clicked["propensity"])
+    assert (met.user, met.context, met.model) == ("joiner", {"page": "home"}, "tiny")
+    assert len(met.items) == 4
+    assert shown["rank-1"].items == tuple(item["item"] for item in ranked["items"])
+    assert shown["rank-1"].scores[1] is None
+    assert shown["rank-1"].propensities == (1.0, 1.0)
+
+
+def test_sources_asked_together_are_told_apart(bundle: Path, tmp_path: Path, client: httpx.Client) -> None:
+    kinds = '{kind="own"},{kind="sequence",n=20},{kind="popular",n=5}'
+    (tmp_path / "cascade.toml").write_text(f'gather="together"\nsources=[{kinds}]\n')
+    with (
+        served(bundle, tmp_path, "--cascade", str(tmp_path / "cascade.toml"), "--workers", "2") as running,
+        httpx.Client(base_url=running.url) as asking,
+    ):
+        answer = ask(
+            asking, "/recommend", {"items": ["i1"], "own": ["i9", "?"], "k": 25, "explain": True, "trace": True}
+        )
+    found = {item["item"]: item["source"] for item in answer["items"]}
+    assert found["i9"] == "own"
+    assert set(found.values()) <= {"own", "sequence", "popular"}
+    assert "merge" in [stage["name"] for stage in answer["stages"]]
+    refused = ask(client, "/recommend", {"items": ["i1"], "own": ["i9"]}, status=422)
+    assert "own" in refused["error"]["message"]
+
+
+def test_without_exploration_a_request_id_comes_back_only_when_it_was_sent(client: httpx.Client) -> None:
+    assert ask(client, "/recommend", {"items": ["i1"], "request_id": "mine"})["request_id"] == "mine"
+    assert ask(client, "/rank", {"candidates": ["i1"], "request_id": "mine"})["request_id"] == "mine"
+    assert "request_id" not in ask(client, "/recommend", {"items": ["i1"]})
+    ask(client, "/recommend", {"items": ["i1"], "request_id": ""}, status=422)
