@@ -27,7 +27,7 @@ check: setup
 	$(VENV)/lint-imports
 
 test: check
-	$(VENV)/python -m pytest
+	OMP_NUM_THREADS=1 $(VENV)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 bench: setup
 	$(VENV)/python -m benchmarks.quality --set ml1m --protocol leave-last-out --resume
