@@ -5,8 +5,8 @@
     python -m benchmarks.ranking --table                                         only make docs/ranking-results.md again
 
 A run is a ranker (specs/RANKER.toml), a set of features (fields/FIELDS.toml), a protocol and a seed; it goes through
-`millirec train` in a process of its own and leaves one file in benchmarks/results/ranking/. Settings were chosen on the
-validation part of the random split; the test part is read once a run, at its end.
+`millirec train` in a process of its own and leaves one file in benchmarks/results/ranking/. Settings were chosen on
+another random split; the test part is read once a run, at its end.
 """
 
 import argparse

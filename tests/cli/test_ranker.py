@@ -28,10 +28,10 @@ kind = "random-rows"
 kind = "fm"
 embedding_dim = 4
 [train]
-epochs = 20
+epochs = 12
 batch_size = 64
 learning_rate = 0.03
-patience = 20
+patience = 12
 [machine]
 threads = 1
 [[features]]
