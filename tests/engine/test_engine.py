@@ -322,3 +322,18 @@ def test_a_window_shorter_than_the_model_reads_is_refused(bundle: Bundle) -> Non
     with pytest.raises(ConfigError, match=r"window = 19 .* \(20\)"):
         Engine(bundle, store)
     store.close()
+
+
+def test_a_deadline_is_kept_by_what_there_is_time_for(engine: Engine) -> None:
+    usual = engine.recommend(Query(items=ids(1, 2)))
+    assert usual.stage is None
+    patient = engine.recommend(Query(items=ids(1, 2), deadline_ms=60_000))
+    assert (patient.items, patient.scores, patient.stage) == (usual.items, usual.scores, "full")
+    late = engine.recommend(Query(items=ids(1, 2), due=0.0, deadline_ms=1))
+    assert (late.items, late.stage, late.source) == (ids(*range(3, 13)), "popular", "popular")
+    ranked = engine.recommend(Query(items=ids(1), candidates=ids(9, 4), due=0.0, deadline_ms=1))
+    assert (ranked.items, ranked.stage) == (ids(4, 9), "popular")
+    both = engine.recommend_many([Query(items=ids(1, 2), due=0.0, deadline_ms=1), Query(items=ids(1, 2))])
+    assert [answer.stage for answer in both if isinstance(answer, Ranking)] == ["popular", None]
+    assert isinstance(both[1], Ranking)
+    assert both[1].items == usual.items

@@ -67,7 +67,9 @@ def test_outcomes_are_joined_by_request_id(exploring: Served) -> None:
 
 def test_sources_asked_together_are_told_apart(bundle: Path, tmp_path: Path, client: httpx.Client) -> None:
     kinds = '{kind="own"},{kind="sequence",n=20},{kind="popular",n=5}'
-    (tmp_path / "cascade.toml").write_text(f'gather="together"\nsources=[{kinds}]\n')
+    (tmp_path / "cascade.toml").write_text(
+        f'gather="together"\nsources=[{kinds}]\n' + 'selectors=[{kind="places",least={own=1}}]\n'
+    )
     with (
         served(bundle, tmp_path, "--cascade", str(tmp_path / "cascade.toml"), "--workers", "2") as running,
         httpx.Client(base_url=running.url) as asking,

@@ -115,6 +115,20 @@ def test_conditions_and_boosts(client: httpx.Client) -> None:
     assert names(ranked) == ["i5", "i3", "?"]
 
 
+def test_a_deadline_is_kept_by_the_last_stage_in_time(client: httpx.Client) -> None:
+    usual = ask(client, "/recommend", {"items": ["i1"], "k": 5})
+    patient = ask(client, "/recommend", {"items": ["i1"], "k": 5, "deadline_ms": 60_000})
+    assert "stage" not in usual
+    assert (patient["stage"], names(patient)) == ("full", names(usual))
+    hurried = ask(client, "/recommend", {"items": ["i1"], "k": 5, "deadline_ms": 1e-3, "explain": True})
+    assert hurried["stage"] == "popular"
+    assert {item["source"] for item in hurried["items"]} == {"popular"}
+    assert "i1" not in names(hurried)
+    ranked = ask(client, "/rank", {"items": ["i1"], "candidates": ["i9", "i2"], "deadline_ms": 1e-3})
+    assert (ranked["stage"], names(ranked)) == ("popular", ["i2", "i9"])
+    ask(client, "/recommend", {"items": ["i1"], "deadline_ms": 0}, status=422)
+
+
 def test_exclude_wins_over_include(client: httpx.Client) -> None:
     answer = ask(client, "/recommend", {"items": ["i1"], "include": ["i5", "i6"], "exclude": ["i5"]})
     assert names(answer) == ["i6"]

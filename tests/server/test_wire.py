@@ -145,7 +145,7 @@ def test_questions_carry_every_field() -> None:
         "user": "u", "session": "s", "items": ("a", "b"), "time": 7, "k": 3, "exclude": ("c",),
         "include": ("d",), "where": {"g": "x"}, "boost": (Boost(where={"g": ("x", "y")}, times=2),),
         "candidates": None, "keep_seen": True, "context": {"n": 1}, "deadline_ms": 5.0, "request_id": "r",
-        "own": ("e",),
+        "own": ("e",), "due": None,
     }  # fmt: skip
 
 

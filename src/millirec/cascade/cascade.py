@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import msgspec
 import numpy as np
 
+from millirec.cascade.costs import Costs
 from millirec.cascade.filters import (
     AvailableFilter,
     ExcludeFilter,
@@ -112,6 +113,7 @@ class Cascade:
         self.origins = (*kinds, "catalogue")  # the last: what no source has found, but a boost or a quota asked for
         self.takes_own = any(isinstance(stage, OwnSource) for stage in config.sources)
         self.scores = any(isinstance(stage, InnerProductScorer) for stage in config.scorers)
+        self.costs = Costs()
         self.explores = leaves_to_chance(config.selectors[-1])
         self._forgets_seen = not any(isinstance(stage, SeenFilter) for stage in config.filters)
         stages = (*config.sources, *config.scorers)
@@ -166,7 +168,8 @@ class Cascade:
         groups: dict[int, list[int]] = {}
         needs = [0] * len(asked)
         for i, one in enumerate(asked):
-            if one.vector is not None and pools[i] is None and one.candidates is None and one.boosts is None:
+            usual = one.boosts is None and one.due is None
+            if one.vector is not None and pools[i] is None and one.candidates is None and usual:
                 needs[i] = self.need(one, self.want(one))
                 groups.setdefault(max(needs[i], 64).bit_length(), []).append(i)
         for group in groups.values():

@@ -34,6 +34,10 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
 
     `own`: items that the cascade's source "own" puts among the candidates.
 
+    `deadline_ms`: the time there is for the answer; it comes from the last stage that is expected to end by then, and
+    at least the popular items. `due`: when that is, in seconds of `perf_counter`; None = from when the engine takes the
+    question up.
+
     `request_id`: names the question; what a cascade leaves to chance depends on it. None = the engine makes one where
     something is left to chance.
     """
@@ -53,6 +57,7 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     deadline_ms: float | None = None
     request_id: str | None = None
     own: tuple[str, ...] = ()
+    due: float | None = None
 
 
 @dataclass(slots=True)
@@ -125,7 +130,8 @@ class Asked:
     when there is none. It, `seen`, `exclude`, `include`, `own` and `candidates` are int32 rows (n,), 0 = unknown.
     `where` and `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything.
     `names` are the ids of `candidates`, known or not. `before` are the stages that the question has behind it.
-    `request_id` seeds what is left to chance. `boosts` change scores.
+    `request_id` seeds what is left to chance. `boosts` change scores. `due`: when the answer is wanted, in seconds of
+    `perf_counter`; `is_late`: there was no time for a user vector.
     """
 
     k: int
@@ -142,6 +148,8 @@ class Asked:
     request_id: str | None = None
     boosts: Boosts | None = None
     own: NDArray[np.int32] | None = None
+    due: float | None = None
+    is_late: bool = False
 
 
 class Shelf:
@@ -212,7 +220,8 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     in several sources are the scores; `sources`: what found each item first, None when `source` did. Scores are finite,
     but for the caller's own candidates that the model does not know: -inf. They fall, unless a selector has its own
     order. `propensities`: how probable each item was at its place, given those before it; None when nothing was left
-    to chance. `request_id` is that of the question.
+    to chance. `request_id` is that of the question. `stage`: what there was time for, "popular", "retrieval" or
+    "full"; None for a question without a deadline.
     """
 
     items: tuple[str, ...]
@@ -222,3 +231,4 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     propensities: tuple[float, ...] | None = None
     request_id: str | None = None
     sources: tuple[str, ...] | None = None
+    stage: str | None = None

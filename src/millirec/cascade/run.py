@@ -27,7 +27,7 @@ class Run:
     `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
     """
 
-    __slots__ = ("asked", "cascade", "fused", "groups", "is_all", "shelf", "since", "stretch", "trace", "want")
+    __slots__ = ("asked", "cascade", "fused", "groups", "is_all", "shelf", "since", "stage", "stretch", "trace", "want")
 
     def __init__(self, cascade: "Cascade", asked: Asked, shared: float) -> None:
         self.cascade, self.shelf, self.asked = cascade, cascade.shelf, asked
@@ -36,18 +36,17 @@ class Run:
         self.want = cascade.want(asked)
         self.groups: Groups | None = None
         self.stretch, self.fused, self.is_all = 1, False, False
+        self.stage: str | None = None
 
     def answer(self, pool: NDArray[np.int32] | None, found: Candidates | None) -> Ranking:
         """The ranking. `pool`: rows that the question itself names; `found`: a first fetch that is already done."""
         if self.asked.candidates is not None:
             return self._rank()
-        chosen = self._from_pool(pool) if pool is not None else self._candidates(found)
-        if self.cascade.plain:
-            before = len(chosen)
-            chosen = top_k(chosen, self.asked.k)
-            self._mark("top-k", before, len(chosen))
+        if self.asked.due is not None:
+            chosen = self._in_time(pool, self.asked.due)
         else:
-            chosen = self._chosen(chosen, None if pool is None else len(chosen))
+            chosen = self._from_pool(pool) if pool is not None else self._candidates(found)
+            chosen = self._best(chosen) if self.cascade.plain else self._chosen(chosen, pool is not None)
         if not chosen.ordered:  # a model that has no number for an item has nothing to say about it
             finite = np.isfinite(chosen.scores)
             chosen = chosen if finite.all() else chosen.take(finite)
@@ -61,7 +60,38 @@ class Run:
             propensities=None if chosen.propensities is None else tuple(chosen.propensities.tolist()),
             request_id=self.asked.request_id,
             sources=None if chosen.origins is None else self._names(chosen.origins),
+            stage=self.stage,
         )
+
+    def _in_time(self, pool: NDArray[np.int32] | None, due: float) -> Candidates:
+        """The list of the last stage that is expected to end by `due`; no stage is begun that is not."""
+        costs = self.cascade.costs
+        if self.asked.is_late or not costs.fits("retrieval", due):
+            self.stage = "popular"
+            return self._best(self._popular(pool))
+        begun = perf_counter()
+        candidates = self._from_pool(pool) if pool is not None else self._candidates(None)
+        done = perf_counter()
+        costs.took("retrieval", done - begun)
+        if self.cascade.plain or not costs.fits("selectors", due):
+            self.stage = "full" if self.cascade.plain else "retrieval"
+            return self._best(candidates)
+        self.stage = "full"
+        chosen = self._chosen(candidates, pool is not None)
+        costs.took("selectors", perf_counter() - done)
+        return chosen
+
+    def _popular(self, pool: NDArray[np.int32] | None) -> Candidates:
+        """What takes no model and next to no time, filtered like everything else."""
+        if pool is None:
+            return self._boosted(self._fetch(PopularSource(), None)[0])
+        self._mark("pool", self.shelf.n_items, len(pool))
+        return self._boosted(self._filter(Candidates(pool, self.shelf.popularity[pool], "popular")))
+
+    def _best(self, candidates: Candidates) -> Candidates:
+        best = top_k(candidates, self.asked.k)
+        self._mark("top-k", len(candidates), len(best))
+        return best
 
     def _names(self, origins: NDArray[np.uint8]) -> tuple[str, ...]:
         names = self.cascade.origins
@@ -72,12 +102,12 @@ class Run:
         self.trace.append(Stage(name, n_in, n_out, (now - self.since) * 1e6))
         self.since = now
 
-    def _chosen(self, candidates: Candidates, whole: int | None) -> Candidates:
+    def _chosen(self, candidates: Candidates, is_whole: bool) -> Candidates:
         """What the selectors make of the candidates. When they run short of k, they choose from wider pools.
 
-        `whole`: how many candidates there are at all, None when the sources have more.
+        `is_whole`: these are all candidates that there are; else the sources may have more.
         """
-        k, most = self.asked.k, self.shelf.n_items if whole is None else whole
+        k, most = self.asked.k, len(candidates) if is_whole else self.shelf.n_items
         while True:
             chosen, before = candidates, len(self.trace)
             for place, (sizes, stage) in enumerate(self.cascade.selectors(k)):
@@ -89,7 +119,7 @@ class Run:
             self.stretch *= _WIDER
             self.want = min(_WIDER * self.want, most)
             del self.trace[before:]  # of several attempts the trace tells the last
-            if whole is None:
+            if not is_whole:
                 del self.trace[len(self.asked.before) :]
                 candidates = self._candidates(None)
 
@@ -285,6 +315,7 @@ class Run:
             source=source,
             trace=tuple(self.trace),
             request_id=asked.request_id,
+            stage=None if asked.due is None else "popular" if asked.is_late else "full",
         )
 
 

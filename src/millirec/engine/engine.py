@@ -102,12 +102,16 @@ class Engine:
                 answers[turn.place] = error
         turns = [turn for turn in turns if turn.place not in answers]
         read = perf_counter()
+        _set_due(loaded, turns, started)
         vectors = self._encode(loaded, turns)
         times = ((read - started) * 1e6, (perf_counter() - read) * 1e6)
         for turn, vector in zip(turns, vectors, strict=True):
             turn.asked.vector = vector
             turn.asked.before = _before(turn, *times)
+        begun = perf_counter()
         rankings = loaded.cascade.run([turn.asked for turn in turns])
+        if any(turn.asked.due is not None for turn in turns):
+            loaded.cascade.costs.took("question", (perf_counter() - begun) / len(turns))
         for turn, ranking in zip(turns, rankings, strict=True):
             answers[turn.place] = ranking
         return [answers[place] for place in range(len(queries))]
@@ -232,6 +236,24 @@ class Engine:
     def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
         if not loaded.cascade.wants_vector:
             return [None] * len(turns)
+        if any(turn.asked.due is not None for turn in turns):
+            return self._encode_in_time(loaded, turns)
+        return self._vectors(loaded, turns)
+
+    def _encode_in_time(self, loaded: Loaded, turns: Sequence[_Turn]) -> list[NDArray[np.float32] | None]:
+        """Vectors of the questions whose time allows for it; the others are told that they are late."""
+        costs, n = loaded.cascade.costs, len(turns)
+        for turn in turns:
+            due = turn.asked.due
+            turn.asked.is_late = due is not None and not costs.fits("encode", due, n)
+        timely = [turn for turn in turns if not turn.asked.is_late]
+        begun = perf_counter()
+        vectors = iter(self._vectors(loaded, timely))
+        if timely:
+            costs.took("encode", (perf_counter() - begun) / len(timely))
+        return [None if turn.asked.is_late else next(vectors) for turn in turns]
+
+    def _vectors(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
         if loaded.carry is not None:
             return loaded.carry.vectors([Question(turn.key, turn.items, turn.times, turn.time) for turn in turns])
         return encode_all(
@@ -249,6 +271,15 @@ class Engine:
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.settings.max_k:
             raise QueryError(f"k = {k}", f"choose 1 to {self.settings.max_k}")
+
+
+def _set_due(loaded: Loaded, turns: Sequence[_Turn], started: float) -> None:
+    """When each question must be done, so that the whole batch, which is answered together, is in time."""
+    for turn in turns:
+        query = turn.query
+        if query.deadline_ms is not None:
+            due = started + query.deadline_ms * 1e-3 if query.due is None else query.due
+            turn.asked.due = due - (len(turns) - 1) * loaded.cascade.costs.expected("question")
 
 
 def _before(turn: _Turn, state_us: float, encode_us: float) -> Trace:

@@ -50,7 +50,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     `time` in milliseconds since 1970-01-01 UTC. `propensities`: how probable each item was at its place, given those
     before it; all 1 when nothing was left to chance. `scores`: null for an item unknown to the model.
-    `source` and `sources` as in `Ranking`.
+    `source`, `sources` and `stage` as in `Ranking`.
     """
 
     request_id: str
@@ -61,6 +61,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     scores: tuple[float | None, ...]
     propensities: tuple[float, ...]
     source: str
+    stage: str | None = None
     sources: tuple[str, ...] | None = None
     user: str | None = None
     session: str | None = None
@@ -79,6 +80,7 @@ class Impression(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             scores=ranking.scores[:k],
             propensities=(1.0,) * len(items) if drawn is None else drawn[:k],
             source=ranking.source,
+            stage=ranking.stage,
             sources=None if ranking.sources is None else ranking.sources[:k],
             **who,  # type: ignore[arg-type]
         )

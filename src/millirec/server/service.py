@@ -175,7 +175,7 @@ class Service:
         items = scored(ranking, k, explain)
         took = round((time.perf_counter() - started) * 1e3, 3)
         stages = ranking.trace if trace else None
-        return _encode(RankedResponse(took, self.model, self.version, items, stages, ranking.request_id))
+        return _encode(RankedResponse(took, self.model, self.version, items, stages, ranking.request_id, ranking.stage))
 
 
 def open_engine(settings: ServerSettings) -> Engine:

@@ -158,7 +158,8 @@ class ScoredItem(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 class RankedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer, best first. `took_ms`: time from the request's arrival to this answer, in the server.
 
-    `request_id`: that of the call, or one made for it where the cascade draws or impressions are logged.
+    `request_id`: that of the call, or one made for it where the cascade draws or impressions are logged. `stage`: with
+    a deadline, what there was time for: "full", "retrieval" (no selectors) or "popular" (no model).
     """
 
     took_ms: float
@@ -167,6 +168,7 @@ class RankedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     items: list[ScoredItem]
     stages: tuple[Stage, ...] | None = None
     request_id: str | None = None
+    stage: str | None = None
 
 
 class FeedbackResponse(msgspec.Struct, frozen=True):
@@ -245,8 +247,12 @@ def _check(timestamp: int | datetime | None) -> None:
         raise ValueError("`timestamp` lies before 1970")
 
 
-def query_of(request: RecommendRequest, request_id: str | None = None) -> Query:
-    """The engine's question for a /recommend call, named `request_id` when the call has no name of its own."""
+def query_of(request: RecommendRequest, request_id: str | None = None, started: float | None = None) -> Query:
+    """The engine's question for a /recommend call.
+
+    `request_id` names it when the call has no name of its own; its deadline counts from `started`, in seconds of
+    `perf_counter`.
+    """
     return Query(
         user=request.user,
         session=request.session,
@@ -261,12 +267,17 @@ def query_of(request: RecommendRequest, request_id: str | None = None) -> Query:
         keep_seen=request.keep_seen,
         context=request.context,
         deadline_ms=request.deadline_ms,
+        due=_due(request.deadline_ms, started),
         request_id=request.request_id or request_id,
     )
 
 
-def rank_query_of(request: RankRequest, request_id: str | None = None) -> Query:
-    """The engine's question for a /rank call, named as in `query_of`."""
+def _due(deadline_ms: float | None, started: float | None) -> float | None:
+    return None if deadline_ms is None or started is None else started + deadline_ms * 1e-3
+
+
+def rank_query_of(request: RankRequest, request_id: str | None = None, started: float | None = None) -> Query:
+    """The engine's question for a /rank call; `request_id` and `started` as in `query_of`."""
     return Query(
         user=request.user,
         session=request.session,
@@ -279,6 +290,7 @@ def rank_query_of(request: RankRequest, request_id: str | None = None) -> Query:
         keep_seen=True,
         context=request.context,
         deadline_ms=request.deadline_ms,
+        due=_due(request.deadline_ms, started),
         request_id=request.request_id or request_id,
     )
 

@@ -1,0 +1,36 @@
+"""`Costs`: what stages took of late, to tell whether one more will end in time."""
+
+from time import perf_counter
+
+_UP, _DOWN = 0.5, 0.1  # how fast an expectation follows a slower, and a faster, stage
+_FORGET = 0.99
+
+
+class Costs:
+    """Expected seconds of stages, by name. Written without a lock: a lost update is one sample less."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+
+    def expected(self, name: str) -> float:
+        """Seconds, 0 for a stage that was never timed."""
+        return self._seconds.get(name, 0.0)
+
+    def fits(self, name: str, due: float, times: int = 1) -> bool:
+        """Whether a stage, `times` over, is expected to end by `due` (seconds of `perf_counter`).
+
+        Each refusal makes the expectation a little better, so that a stage that was slow once is tried again.
+        """
+        if perf_counter() + self.expected(name) * times <= due:
+            return True
+        if name in self._seconds:
+            self._seconds[name] *= _FORGET
+        return False
+
+    def took(self, name: str, seconds: float) -> None:
+        """Note what a stage took."""
+        old = self._seconds.get(name)
+        if old is None:
+            self._seconds[name] = seconds
+        else:
+            self._seconds[name] = old + (_UP if seconds > old else _DOWN) * (seconds - old)

@@ -1,0 +1,144 @@
+"""Answers in stages, by a clock that the test turns: what is slow is slow on that clock only."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from millirec.cascade import cascade as cascade_module
+from millirec.cascade import costs as costs_module
+from millirec.cascade import run as run_module
+from millirec.cascade.cascade import Cascade, CascadeConfig
+from millirec.cascade.costs import Costs
+from millirec.cascade.query import Ranking
+from millirec.cascade.rules import Boost, boosts_of
+from millirec.cascade.selectors import MMRSelector, select
+from millirec.index.exact import ExactIndex
+from tests.shelves import ask, rows_of, shelf_of
+
+VECTOR = [1.0, -0.5, 0.25, 0.75]
+MMR = CascadeConfig(selectors=(MMRSelector(relevance=0.4),))
+
+
+class Clock:
+    """Stands still, but for what the test says that things take."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    for module in (cascade_module, costs_module, run_module):
+        monkeypatch.setattr(module, "perf_counter", made)
+    return made
+
+
+@pytest.fixture
+def slow_selectors(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    def slow(seconds: float) -> None:
+        def slowly(*of: object) -> object:
+            clock.now += seconds
+            return select(*of)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(run_module, "select", slowly)
+
+    return slow
+
+
+class SlowIndex(ExactIndex):
+    """An index that takes `seconds` for a search."""
+
+    clock: Clock
+    seconds: float
+
+    def search(self, vectors: np.ndarray, k: int) -> object:  # type: ignore[override]
+        self.clock.now += self.seconds
+        return super().search(vectors, k)
+
+
+def timed(cascade: Cascade, clock: Clock, milliseconds: float, **more: object) -> tuple[Ranking, float]:
+    """An answer, and by how many milliseconds it was late."""
+    due = clock.now + milliseconds * 1e-3
+    asked = ask(8, VECTOR, **more)
+    asked.due = due
+    return cascade.run([asked])[0], (clock.now - due) * 1e3
+
+
+def test_with_time_enough_the_answer_is_the_usual_one(clock: Clock) -> None:
+    shelf = shelf_of(200)
+    for config in (CascadeConfig(), MMR):
+        usual = Cascade(config, shelf).run([ask(8, VECTOR, seen=[4])])[0]
+        answer, late = timed(Cascade(config, shelf), clock, 5, seen=[4])
+        assert (answer.items, answer.scores, answer.stage) == (usual.items, usual.scores, "full")
+        assert usual.stage is None
+        assert late < 0
+
+
+def test_slow_selectors_are_left_out_after_the_first_time(
+    clock: Clock, slow_selectors: Callable[[float], None]
+) -> None:
+    shelf = shelf_of(200)
+    slow_selectors(0.050)
+    plain = Cascade(CascadeConfig(), shelf).run([ask(8, VECTOR)])[0]
+    cascade = Cascade(MMR, shelf)
+    answers = [timed(cascade, clock, 10) for _ in range(1_000)]
+    stages = Counter(answer.stage for answer, _ in answers)
+    assert set(stages) == {"full", "retrieval"}
+    assert stages["full"] <= 10  # one in a hundred at most tries again, so p99 is kept
+    for answer, late in answers:
+        assert (late > 0) == (answer.stage == "full")
+        if answer.stage == "retrieval":
+            assert answer.items == plain.items
+    slow_selectors(0.001)
+    stages = Counter(timed(cascade, clock, 10)[0].stage for _ in range(400))
+    assert stages["full"] > 200  # it is noticed that they are fast again
+
+
+def test_a_slow_index_leaves_the_popular_ones(clock: Clock) -> None:
+    shelf = shelf_of(200)
+    index = SlowIndex(shelf.index.vectors(np.arange(201, dtype=np.int32)))
+    index.clock, index.seconds = clock, 0.030
+    shelf.index = index  # type: ignore[assignment]
+    cascade = Cascade(MMR, shelf)
+    timed(cascade, clock, 10)
+    barred = shelf.popular[:3].tolist()
+    answer, late = timed(cascade, clock, 10, seen=barred[:2], exclude=barred[2:])
+    assert (answer.stage, answer.source) == ("popular", "popular")
+    assert rows_of(answer) == shelf.popular[3:11].tolist()
+    assert late < 0
+    assert timed(cascade, clock, 100)[0].stage == "full"
+
+
+def test_too_late_from_the_start_still_keeps_the_rules(clock: Clock) -> None:
+    shelf = shelf_of(200)
+    where = shelf.fields.matches("genre", "war")
+    answer, _ = timed(Cascade(MMR, shelf), clock, -1, where=where)
+    assert answer.stage == "popular"
+    assert rows_of(answer) == [row for row in shelf.popular.tolist() if where[row]][:8]
+    assert all(where[row] for row in rows_of(answer))
+    asked = ask(8, VECTOR)
+    asked.due, asked.boosts = 0.0, boosts_of(shelf.fields, [Boost(where={"genre": "drama"}, add=100)])
+    boosted = Cascade(MMR, shelf).run([asked])[0]
+    assert boosted.stage == "popular"
+    assert boosted.scores[0] > 100
+    nothing, _ = timed(Cascade(MMR, shelf), clock, -1, include=[])
+    assert (nothing.items, nothing.stage) == ((), "popular")
+
+
+def test_costs_follow_and_forget(clock: Clock) -> None:
+    costs = Costs()
+    assert costs.fits("a", clock.now)
+    costs.took("a", 1.0)
+    costs.took("a", 3.0)
+    assert costs.expected("a") == 2.0
+    costs.took("a", 1.0)
+    assert costs.expected("a") == pytest.approx(1.9)
+    assert costs.fits("a", clock.now + 2)
+    assert not costs.fits("a", clock.now + 2, times=2)
+    assert costs.expected("a") == pytest.approx(1.9 * 0.99)
