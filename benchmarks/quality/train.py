@@ -103,10 +103,21 @@ def run_command(
     sections = tomllib.loads(text)
     places = {"name": label, "out": str(RUNS), "data": msgspec.to_builtins(data), "split": msgspec.to_builtins(split)}
     whole = dumps(convert(sections | places, RunConfig, label))
-    config = RUNS / f"{label}.toml"
-    same = resume and config.exists() and config.read_text(encoding="utf-8") == whole
-    RUNS.mkdir(parents=True, exist_ok=True)
-    config.write_text(whole, encoding="utf-8")
+    cost = trained(RUNS, label, whole, resume=resume)
+    progress = RUNS / label / "progress" / "progress.json"
+    history = json.loads(progress.read_text())["history"] if progress.exists() else []
+    return history, cost
+
+
+def trained(runs: Path, label: str, text: str, *, resume: bool) -> dict[str, float]:
+    """`millirec train` on this TOML, which is kept as `runs`/`label`.toml; what the command cost, seconds and MiB.
+
+    With `resume` a run of the same TOML that was cut short goes on.
+    """
+    config = runs / f"{label}.toml"
+    same = resume and config.exists() and config.read_text(encoding="utf-8") == text
+    runs.mkdir(parents=True, exist_ok=True)
+    config.write_text(text, encoding="utf-8")
     began = time.monotonic()
     how = "--resume" if same else "--force"
     process = subprocess.Popen([sys.executable, "-m", "millirec", "train", "-c", str(config), how])
@@ -115,6 +126,4 @@ def run_command(
     if process.returncode:
         raise SystemExit(f"{label}: training failed")
     cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": usage.ru_utime + usage.ru_stime}
-    progress = RUNS / label / "progress" / "progress.json"
-    history = json.loads(progress.read_text())["history"] if progress.exists() else []
-    return history, cost | {"peak_memory_mib": usage.ru_maxrss / 1024}
+    return cost | {"peak_memory_mib": usage.ru_maxrss / 1024}

@@ -2,9 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import msgspec
 
 from benchmarks.machine import describe
+from benchmarks.quality.train import trained
 from millirec.config import RankerRun, convert, dumps
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,21 +72,10 @@ def sections_of(settings: Settings) -> dict[str, Any]:
 
 def train(label: str, text: str, *, resume: bool) -> tuple[dict[str, Any], dict[str, float]]:
     """`millirec train` on a config; its metrics, and what it cost."""
-    config = RUNS / f"{label}.toml"
-    same = resume and config.exists() and config.read_text(encoding="utf-8") == text
-    RUNS.mkdir(parents=True, exist_ok=True)
-    config.write_text(text, encoding="utf-8")
-    began = time.monotonic()
-    how = "--resume" if same else "--force"
-    process = subprocess.Popen([sys.executable, "-m", "millirec", "train", "-c", str(config), how])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)  # wait4 has taken it from Popen
-    if process.returncode:
-        raise SystemExit(f"{label}: training failed")
-    cost = {"wall_seconds": time.monotonic() - began, "cpu_seconds": usage.ru_utime + usage.ru_stime}
+    cost = trained(RUNS, label, text, resume=resume)
     metrics = json.loads((RUNS / label / "metrics.json").read_text())
     kept = {"test": metrics["test"], "validation": metrics["validation"]}
-    return kept, cost | {"peak_memory_mib": usage.ru_maxrss / 1024}
+    return kept, cost
 
 
 def _data(protocol: str) -> dict[str, Any]:

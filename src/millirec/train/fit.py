@@ -78,7 +78,7 @@ def _checkpoint(
         parameters={name: value.cpu() for name, value in parameters.items()},
         catalog=dataset.items,
         popularity=dataset.popularity,
-        provenance=_provenance(dataset),
+        provenance=provenance_of(dataset),
         lineage=(step,),
         metrics=metrics,
     )
@@ -90,7 +90,8 @@ def _fit_at_once(network: ClosedForm, dataset: Dataset) -> None:
     network.fit(*columns)
 
 
-def _provenance(dataset: Dataset) -> Provenance:
+def provenance_of(dataset: Dataset) -> Provenance:
+    """Data and protocol by hash, and how much was learned from; the caller adds the settings that read them again."""
     train = dataset.roles == TRAIN
     return Provenance(
         fingerprint=dataset.fingerprint,

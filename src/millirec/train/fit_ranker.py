@@ -5,14 +5,15 @@ from pathlib import Path
 
 import msgspec
 
-from millirec.data.dataset import TRAIN, Dataset
+from millirec.data.dataset import Dataset
 from millirec.data.features import FieldConfig, RankingRows, ranking_rows
 from millirec.data.labels import LabelConfig, labels_of
-from millirec.data.lineage import Provenance, Step
+from millirec.data.lineage import Step
 from millirec.metrics import ctr
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import RankerConfig, build_ranker
 from millirec.train.calibrate import calibrated
+from millirec.train.fit import provenance_of
 from millirec.train.journal import Journal
 from millirec.train.machine import Machine
 from millirec.train.rank_config import RankTrainConfig
@@ -51,19 +52,9 @@ def fit_ranker(
         parameters={name: value.cpu() for name, value in parameters.items()},
         featuriser=featuriser,
         label=label,
-        provenance=_provenance(dataset),
+        provenance=provenance_of(dataset),
         calibration=calibration,
         lineage=(Step(name="train", settings=settings, seconds=course.seconds),),
         metrics=metrics,
     )
     return checkpoint, rows
-
-
-def _provenance(dataset: Dataset) -> Provenance:
-    train = dataset.roles == TRAIN
-    return Provenance(
-        fingerprint=dataset.fingerprint,
-        protocol=dataset.protocol,
-        n_events=int(train.sum()),
-        trained_until=int(dataset.interactions.times[train].max()),
-    )
