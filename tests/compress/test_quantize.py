@@ -23,6 +23,7 @@ from millirec.compress.rounding import (
     channel_codes,
     exact,
     row_codes,
+    shortened,
     train_rounded,
 )
 from millirec.compress.workshop import Workshop
@@ -118,6 +119,15 @@ def test_wider_levels_of_weights() -> None:
     narrow, wide = block_codes(weight)[1], block_codes(weight, 2.0)[1]
     assert torch.allclose(wide, 2 * narrow, rtol=0.04)
     assert torch.equal(RoundedBlocks(2.0)(weight), unpacked(*block_codes(weight, 2.0), 64))
+
+
+@given(st.floats(-60000, 60000, width=32), st.integers(3, 8))
+def test_significant_bits(number: float, bits: int) -> None:
+    kept = float(shortened(torch.tensor(number), bits))
+    assert kept == pytest.approx(number, rel=2.0**-bits, abs=1e-7)  # below, 16 bits have none to spare
+    if kept:
+        assert (np.frexp(kept)[0] * 2**bits).is_integer()
+    assert float(torch.tensor(kept).half()) == kept
 
 
 @pytest.mark.parametrize("fields", [{"step_scale": 0.9}, {"step_scale": 5.0}, {"step_scale": 2.0, "weights": "int8"}])

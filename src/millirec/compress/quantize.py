@@ -19,6 +19,7 @@ from millirec.compress.rounding import (
     channel_codes,
     exact,
     row_codes,
+    shortened,
     train_rounded,
 )
 from millirec.compress.workshop import Workshop
@@ -32,16 +33,17 @@ from millirec.train.config import TrainConfig
 from millirec.train.trainable import check_trainable
 
 Target = Literal["fp16", "bf16", "int8", "int8-static", "int4"]
+_REST_BITS = 6  # significant ones of what is not quantised beside weights of 4 bits
 _INTEGERS = ("int8", "int8-static", "int4")
 
 
 class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="quantize"):
     """`weights`: "int8" with inputs scaled as they come; "int8-static" with inputs scaled by what `calibration` random
     training histories show (`share` of the values lie within); "int4" with a scale for each block of weights and inputs
-    as they are; all three with 16 bits for all other parameters; "fp16", "bf16"; None = as they are. `table_bits`: 8, 4
-    or 2 bits for item vectors, with a scale for each row; None = as they are. `step_scale`: levels of item vectors and
-    of weights of 4 bits are wider by this factor than what loses least, so that fewer of them occur and files get
-    smaller; with `train` a factor of 2 can be won back.
+    as they are; all three with 16 bits for all other parameters, of which "int4" leaves 6 significant ones; "fp16",
+    "bf16"; None = as they are. `table_bits`: 8, 4 or 2 bits for item vectors, with a scale for each row; None = as they
+    are. `step_scale`: levels of item vectors and of weights of 4 bits are wider by this factor than what loses least, so
+    that fewer of them occur and files get smaller.
 
     With `train` the network learns on, rounded as it will be, before its numbers are fixed (quantisation-aware training
     with straight-through gradients: Jacob et al., CVPR 2018).
@@ -135,10 +137,13 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                     _replace_linear(out, name, module, blocks if self.weights == "int4" else channel_codes)
                     _add_range(out, name, ranges)
         if self.weights is not None:
-            # Scales of bytes stay exact. What int8 leaves as floats is small, and as good in 16 bits.
+            # Scales of bytes stay exact. What integers leave as floats is small, and as good in 16 bits; beside weights
+            # of 4 bits it is a tenth of all bytes.
             kind = torch.bfloat16 if self.weights == "bf16" else torch.float16
             rest = [name for name, value in out.items() if value.dtype == torch.float32 and not _is_scale(name, out)]
             out |= {name: out[name].to(kind).float() for name in rest}
+            if self.weights == "int4":
+                out |= {name: shortened(out[name], _REST_BITS) for name in rest}
         return out
 
 

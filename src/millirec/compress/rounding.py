@@ -60,10 +60,15 @@ def _block_scale(blocks: Tensor, step_scale: float) -> Tensor:
 
 
 def _short(scale: Tensor) -> Tensor:
-    """To 5 significant bits, exact in 16: finer than the widths that are tried, and they pack into half the bytes."""
-    mantissa, exponent = torch.frexp(scale)
-    short = torch.ldexp((mantissa * 32).round() / 32, exponent)
-    return short.half().to(scale.dtype)
+    """To 5 significant bits: finer than the widths that are tried, and they pack into half the bytes."""
+    return shortened(scale, 5)
+
+
+def shortened(numbers: Tensor, bits: int) -> Tensor:
+    """To so many significant bits, exact in 16."""
+    mantissa, exponent = torch.frexp(numbers)
+    levels = 1 << bits
+    return torch.ldexp((mantissa * levels).round() / levels, exponent).half().to(numbers.dtype)
 
 
 def _block_levels(blocks: Tensor, scale: Tensor) -> Tensor:
