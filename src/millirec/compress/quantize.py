@@ -42,8 +42,8 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     training histories show (`share` of the values lie within); "int4" with a scale for each block of weights and inputs
     as they are; all three with 16 bits for all other parameters, of which "int4" leaves 6 significant ones; "fp16",
     "bf16"; None = as they are. `table_bits`: 8, 4 or 2 bits for item vectors, with a scale for each row; None = as they
-    are. `step_scale`: levels of item vectors and of weights of 4 bits are wider by this factor than what loses least, so
-    that fewer of them occur and files get smaller.
+    are. `step_scale`: levels of item vectors and of weights of 4 bits are wider by this factor than what loses least,
+    so that fewer of them occur and files get smaller.
 
     With `train` the network learns on, rounded as it will be, before its numbers are fixed (quantisation-aware training
     with straight-through gradients: Jacob et al., CVPR 2018).
