@@ -24,18 +24,20 @@ LABEL = {"positive_above": 3, "negative_below": 3}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run, with how many threads (0 = all)."""
+    """What to run, with how many threads (0 = all). `split` draws the rows of a random split."""
 
     fields: str
     protocol: str
     ranker: str
     seed: int
     threads: int = 1
+    split: int = 0
 
     @property
     def label(self) -> str:
         """The name of the run and of its results file."""
-        return f"{self.fields}-{self.protocol}-{self.ranker}-{self.seed}"
+        drawn = f"-split{self.split}" if self.split else ""
+        return f"{self.fields}-{self.protocol}-{self.ranker}-{self.seed}{drawn}"
 
 
 def names(folder: str) -> list[str]:
@@ -66,6 +68,8 @@ def sections_of(settings: Settings) -> dict[str, Any]:
     spec = tomllib.loads((HERE / "specs" / f"{settings.ranker}.toml").read_text())
     fields = tomllib.loads((HERE / "fields" / f"{settings.fields}.toml").read_text())["features"]
     split = PROTOCOLS[settings.protocol]
+    if "seed" in split:
+        split = split | {"seed": settings.split}
     training = spec["train"] | spec.get("with", {}).get(settings.fields, {})
     return {"label": LABEL, "split": split, "features": fields, "ranker": spec["ranker"], "train": training}
 

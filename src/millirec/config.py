@@ -18,7 +18,9 @@ from millirec.models.base import ClosedForm
 from millirec.models.config import ModelConfig, build
 from millirec.models.rankers.config import RankerConfig
 from millirec.models.rankers.din import DINConfig
+from millirec.models.rankers.trees import TreesConfig
 from millirec.train.fine_tune import WarmStart
+from millirec.train.grow import check_grown
 from millirec.train.machine import Machine
 from millirec.train.rank_config import RankTrainConfig
 from millirec.train.trainable import check_dense, check_trainable
@@ -71,6 +73,8 @@ class RankerRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError("$.ranker.kind = 'din': no feature is a sequence", "declare one of kind 'sequence'")
         if isinstance(self.data, SequenceFileConfig):
             raise ConfigError("$.data.kind = 'sequences': events have no values to learn from", "use another source")
+        if isinstance(self.ranker, TreesConfig):
+            check_grown(self.train)
 
 
 def _check_name(name: str) -> None:

@@ -39,14 +39,16 @@ def learn_ranker(run: "RankerRun", dataset: "Dataset", folder: Path, *, resume: 
 
     from millirec.config import dumps
     from millirec.train.evaluate_ranker import evaluate_rows
-    from millirec.train.fit_ranker import fit_ranker
+    from millirec.train.fit_ranker import RankerPlan, fit_ranker
     from millirec.train.journal import TensorBoard
 
     (folder / "run.toml").write_text(dumps(run), encoding="utf-8")
     with TrainingBar() as bar:
         journal = TensorBoard(folder / "tensorboard", bar)
-        what = (dataset, run.label, run.features, run.ranker, run.train, run.machine, journal)
-        checkpoint, rows = fit_ranker(*what, progress=folder / "progress", resume=resume)
+        plan = RankerPlan(
+            label=run.label, features=run.features, ranker=run.ranker, train=run.train, machine=run.machine
+        )
+        checkpoint, rows = fit_ranker(dataset, plan, journal, progress=folder / "progress", resume=resume)
     settings = {"source": msgspec.to_builtins(run.data), "split": msgspec.to_builtins(run.split)}
     checkpoint = checkpoint.with_provenance(msgspec.structs.replace(checkpoint.provenance, **settings))
     checkpoint.save(folder / "checkpoint")

@@ -4,8 +4,8 @@ from typing import Literal
 
 import msgspec
 
-from millirec.data.errors import ConfigError
 from millirec.train.calibrate import Method
+from millirec.train.schedule import check_ranges
 
 _AT_LEAST_1 = ("epochs", "batch_size", "patience")
 _AT_LEAST_0 = ("l2", "l2_embeddings", "clip_norm", "warmup_steps", "decay_epochs")
@@ -37,17 +37,4 @@ class RankTrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     max_minutes: float | None = None
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_1:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose at least 1")
-        for name in _AT_LEAST_0:
-            if getattr(self, name) < 0:
-                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose 0 or more")
-        if self.learning_rate <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
-            raise ConfigError("$.train: `learning_rate` and `max_minutes` must be above 0")
-        if not 0 <= self.final_share <= 1:
-            raise ConfigError(f"$.train.final_share = {self.final_share}", "choose a share from 0 to 1")
-        if self.schedule == "constant" and self.decay_epochs:
-            raise ConfigError(
-                f"$.train.decay_epochs = {self.decay_epochs} with a constant schedule", "leave one of the two out"
-            )
+        check_ranges(self, _AT_LEAST_1, _AT_LEAST_0)

@@ -24,7 +24,7 @@ from millirec.train.journal import Journal
 from millirec.train.machine import Machine, generator
 from millirec.train.progress import Progress
 from millirec.train.rank_config import RankTrainConfig
-from millirec.train.schedule import learning_rate
+from millirec.train.schedule import Clock, set_learning_rate
 from millirec.train.trainer import DivergedError
 
 _BATCHES = 21  # a stream of random numbers
@@ -60,8 +60,8 @@ class RankTrainer:
         if resume and folder is not None and folder.exists():
             self.progress, kept = saved.load(folder, self.progress.key, self.network, self.optimizer)
             self.best = kept["best"]
-        self.folder, self._since, self._saved = folder, time.monotonic(), time.monotonic()
-        self._before = self.progress.seconds
+        self.folder, self._saved = folder, time.monotonic()
+        self._clock = Clock(self.progress.seconds, self.config.max_minutes)
         while not self.progress.finished:
             self._epoch(journal)
         return self.best, self.progress
@@ -78,9 +78,9 @@ class RankTrainer:
         journal.epoch(state.epoch, steps, state.step)
         self.network.train()
         for step in range(state.step, steps):
-            if self._late() and step:
+            if self._clock.late and step:
                 break
-            self._set_learning_rate(step / steps)
+            set_learning_rate(self.optimizer, self.config, state.updates, state.epoch + step / steps)
             loss = self._step(order[step * size : (step + 1) * size], step)
             state.loss_sum += loss
             state.step, state.updates = step + 1, state.updates + 1
@@ -114,10 +114,10 @@ class RankTrainer:
         if better:
             state.best, state.best_epoch, self.best = watched, state.epoch, _copy(self.network)
         journal.validated(state.epoch, {"loss": loss, **figures}, best=better)
-        state.seconds = self._elapsed()
+        state.seconds = self._clock.seconds
         line = saved.Epoch(epoch=state.epoch, loss=loss, ndcg_10=None, seconds=state.seconds, figures=figures)
         state.history.append(line)
-        state.finished = self._late() or state.epoch + 1 >= config.epochs or state.stale >= config.patience
+        state.finished = self._clock.late or state.epoch + 1 >= config.epochs or state.stale >= config.patience
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
         self._save_if_due(force=state.finished)
 
@@ -129,21 +129,9 @@ class RankTrainer:
     def _save_if_due(self, *, force: bool = False) -> None:
         if self.folder is None or not (force or time.monotonic() - self._saved >= self.machine.save_every_seconds):
             return
-        self.progress.seconds = self._elapsed()
+        self.progress.seconds = self._clock.seconds
         saved.save(self.folder, self.progress, self.network, self.optimizer, {"best": self.best})
         self._saved = time.monotonic()
-
-    def _late(self) -> bool:
-        limit = self.config.max_minutes
-        return limit is not None and self._elapsed() > 60 * limit
-
-    def _elapsed(self) -> float:
-        return self._before + time.monotonic() - self._since
-
-    def _set_learning_rate(self, share: float) -> None:
-        rate = learning_rate(self.config, self.progress.updates, self.progress.epoch + share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def _optimizer(self) -> torch.optim.Optimizer:
         vectors = [p for m in self.network.modules() if isinstance(m, FieldVectors) for p in m.parameters()]

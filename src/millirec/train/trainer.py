@@ -24,7 +24,7 @@ from millirec.train.journal import Journal
 from millirec.train.machine import Machine, autocast, generator
 from millirec.train.objective import BatchLoss, Objective, Wanted
 from millirec.train.rows import RowAdam, clip_gradients, sparse_items
-from millirec.train.schedule import learning_rate
+from millirec.train.schedule import Clock, set_learning_rate
 
 __all__ = ["DivergedError", "Start", "TrainConfig", "Trained", "Trainer"]
 
@@ -101,8 +101,8 @@ class Trainer:
         self.progress, self.best = saved.Progress(key=self._key()), _copy(self.network)
         if resume and folder is not None and folder.exists():
             self._take_up(folder)
-        self.folder, self._since, self._saved = folder, time.monotonic(), time.monotonic()
-        self._before = self.progress.seconds
+        self.folder, self._saved = folder, time.monotonic()
+        self._clock = Clock(self.progress.seconds, self.config.max_minutes)
         while not self.progress.finished:
             self._epoch(journal)
         return Trained(
@@ -120,10 +120,10 @@ class Trainer:
         journal.epoch(state.epoch, n_steps, state.step)
         self.network.train()
         for step in range(state.step, n_steps):
-            if self._late() and step:
+            if self._clock.late and step:
                 break
             first = step * together
-            self._set_learning_rate(step / n_steps)
+            set_learning_rate(self.optimizer, self.config, state.updates, state.epoch + step / n_steps)
             batches = [self.sequences.batch(spans) for spans in plan[first : first + together]]
             loss = self._step(batches, first)
             state.loss_sum += loss
@@ -185,7 +185,7 @@ class Trainer:
     def _end_epoch(self, loss: float, journal: Journal) -> None:
         state, config = self.progress, self.config
         figures = {"loss": loss}
-        last = self._late() or state.epoch + 1 >= config.epochs
+        last = self._clock.late or state.epoch + 1 >= config.epochs
         if last or (state.epoch + 1) % config.validate_every == 0:
             with self.average.applied() if self.average is not None else nullcontext():
                 figures["ndcg@10"] = self._validate()
@@ -194,7 +194,7 @@ class Trainer:
                 if better:
                     state.best, state.best_epoch, self.best = figures["ndcg@10"], state.epoch, _copy(self.network)
             journal.validated(state.epoch, figures, best=better)
-        state.seconds = self._elapsed()
+        state.seconds = self._clock.seconds
         state.history.append(
             saved.Epoch(epoch=state.epoch, loss=loss, ndcg_10=figures.get("ndcg@10"), seconds=state.seconds)
         )
@@ -213,7 +213,7 @@ class Trainer:
     def _save_if_due(self, *, force: bool = False) -> None:
         if self.folder is None or not (force or time.monotonic() - self._saved >= self.machine.save_every_seconds):
             return
-        self.progress.seconds = self._elapsed()
+        self.progress.seconds = self._clock.seconds
         kept = {"best": self.best}
         if self.average is not None:
             kept["average"] = self.average.averages
@@ -225,18 +225,6 @@ class Trainer:
         self.best = kept["best"]
         if self.average is not None:
             self.average.load(kept["average"])
-
-    def _late(self) -> bool:
-        limit = self.config.max_minutes
-        return limit is not None and self._elapsed() > 60 * limit
-
-    def _elapsed(self) -> float:
-        return self._before + time.monotonic() - self._since
-
-    def _set_learning_rate(self, share: float) -> None:
-        rate = learning_rate(self.config, self.progress.updates, self.progress.epoch + share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def _optimizer(self) -> torch.optim.Optimizer:
         rate, parameters = self.config.learning_rate, list(self.network.parameters())

@@ -142,6 +142,13 @@ class GapField(_Scaled, frozen=True, kw_only=True, tag="gap"):
     scale: Scale = "log"
 
 
+class MomentField(_Scaled, frozen=True, kw_only=True, tag="moment"):
+    """Days since 1970-01-01 UTC, as a number.
+
+    Under a split by time, and in a server, every question lies beyond those learned from.
+    """
+
+
 class CounterField(_Scaled, frozen=True, kw_only=True, tag="counter"):
     """What has been counted over a sliding window that ends before the question.
 
@@ -207,6 +214,7 @@ FieldConfig = (
     | ClockField
     | AgeField
     | GapField
+    | MomentField
     | CounterField
     | CrossField
     | SequenceField

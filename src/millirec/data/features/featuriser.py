@@ -19,6 +19,7 @@ from millirec.data.features.config import (
     FieldConfig,
     GapField,
     HashedField,
+    MomentField,
     MultiValuedField,
     NumericField,
     SequenceField,
@@ -31,7 +32,7 @@ from millirec.data.features.schema import Features, ListSpace, Schema, SequenceS
 from millirec.data.features.sources import Sources, distinct_texts, gathered, mixed, rows_of
 
 _HOUR, _DAY = 3_600_000, 86_400_000
-_Number = NumericField | AgeField | GapField | CounterField
+_Number = NumericField | AgeField | GapField | MomentField | CounterField
 
 
 class Featuriser:
@@ -113,7 +114,7 @@ class Featuriser:
                 return field.size
             case ClockField():
                 return 24 if field.part == "hour" else 7
-            case NumericField() | AgeField() | GapField() | CounterField():
+            case NumericField() | AgeField() | GapField() | MomentField() | CounterField():
                 return len(self.learned[field.name].edges) + 1
         return len(self.learned[field.name].values)
 
@@ -131,7 +132,7 @@ class Featuriser:
                 moved = facts.now + field.offset_hours * _HOUR
                 part = moved // _HOUR % 24 if field.part == "hour" else (moved // _DAY + 3) % 7  # day 0 was a Thursday
                 return (part + 1).astype(np.int32)
-            case NumericField() | AgeField() | GapField() | CounterField():
+            case NumericField() | AgeField() | GapField() | MomentField() | CounterField():
                 own = self.learned[field.name]
                 return learn.bucketed(number(field, facts, self._sources, own.prior), own)
         raise AssertionError(field)
@@ -180,7 +181,7 @@ class _Learner:
             case CrossField():
                 for source in field.sources:
                     self._sources.hashes(source, self._facts, field.at("sources"))
-            case NumericField() | AgeField() | GapField() | CounterField():
+            case NumericField() | AgeField() | GapField() | MomentField() | CounterField():
                 numbers = number(field, self._facts, self._sources, self._prior)
                 own = learn.scale_of(numbers, field.scale, field.buckets)
                 return msgspec.structs.replace(own, prior=self._prior) if isinstance(field, CounterField) else own
@@ -221,6 +222,8 @@ def number(field: _Number, facts: Facts, sources: Sources, prior: float) -> NDAr
             return _since(facts.first, facts.now) / _HOUR
         case GapField():
             return _since(facts.last, facts.now) / 1000
+        case MomentField():
+            return facts.now / _DAY
 
 
 def _counted(field: CounterField, counts: NDArray[np.float64], prior: float) -> NDArray[np.float64]:

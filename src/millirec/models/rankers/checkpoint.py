@@ -3,6 +3,7 @@
 import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -139,7 +140,7 @@ def is_ranker(folder: Path) -> bool:
 def logits_of(network: nn.Module, features: Features) -> NDArray[np.float64]:
     """The logit of each row, (n,), from a network in evaluation mode."""
     schema = network.schema
-    device = next(network.parameters()).device
+    device = next(chain(network.parameters(), network.buffers())).device
     found = [np.zeros(0, np.float64)]
     with torch.inference_mode():
         for at in range(0, len(features), _BATCH):

@@ -11,6 +11,7 @@ from millirec.models.rankers.dnn import DNN, DNNConfig
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
 from millirec.models.rankers.fm import FM, FMConfig
 from millirec.models.rankers.lr import LR, LRConfig
+from millirec.models.rankers.trees import Trees, TreesConfig
 from millirec.models.rankers.wide_deep import WideDeep, WideDeepConfig
 
 RankerConfig = (
@@ -23,6 +24,7 @@ RankerConfig = (
     | FinalMLPConfig
     | AutoIntConfig
     | DINConfig
+    | TreesConfig
 )
 
 
@@ -47,3 +49,5 @@ def build_ranker(config: RankerConfig, schema: Schema) -> nn.Module:
             return AutoInt(config, schema)
         case DINConfig():
             return DIN(config, schema)
+        case TreesConfig():
+            return Trees(config, schema)
