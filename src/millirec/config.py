@@ -18,6 +18,7 @@ from millirec.models.base import ClosedForm
 from millirec.models.config import ModelConfig, build
 from millirec.models.rankers.config import RankerConfig
 from millirec.models.rankers.din import DINConfig
+from millirec.models.rankers.mmoe import MMoEConfig
 from millirec.models.rankers.trees import TreesConfig
 from millirec.train.fine_tune import WarmStart
 from millirec.train.grow import check_grown
@@ -73,6 +74,11 @@ class RankerRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError("$.ranker.kind = 'din': no feature is a sequence", "declare one of kind 'sequence'")
         if isinstance(self.data, SequenceFileConfig):
             raise ConfigError("$.data.kind = 'sequences': events have no values to learn from", "use another source")
+        unknown = (
+            sorted(self.ranker.serve.keys() - set(self.label.names)) if isinstance(self.ranker, MMoEConfig) else []
+        )
+        if unknown:
+            raise ConfigError(f"$.ranker.serve names {unknown}", f"choose among {', '.join(self.label.names)}")
         if isinstance(self.ranker, TreesConfig):
             check_grown(self.train)
 

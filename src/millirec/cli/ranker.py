@@ -11,6 +11,7 @@ from millirec.data.errors import ArtifactError, ConfigError
 if TYPE_CHECKING:
     from millirec.config import RankerRun
     from millirec.data.dataset import Dataset
+    from millirec.metrics.summary import Figure
     from millirec.models.rankers.checkpoint import RankerCheckpoint
     from millirec.train.evaluate_ranker import RankerEvaluation
 
@@ -157,7 +158,19 @@ def _show(result: "RankerEvaluation", part: str) -> None:
         plain = result.uncalibrated.get(name)
         rows.append([name, f"{figure.value:.4f}", interval, "" if plain is None else f"{plain:.4f}"])
     table(f"{part}: {result.protocol}, {result.n_rows:,} rows of {result.n_users:,} users", _COLUMNS, rows)
+    tasks = [
+        [task, *(_with_interval(figures.get(name)) for name in ("served_auc", "auc", "log_loss"))]
+        for task, figures in result.tasks.items()
+    ]
+    if tasks:
+        table("tasks", ["", "AUC of the served score", "AUC of its own", "log loss of its own"], tasks)
     note(f"successes {result.base_rate:.4f}; log loss of always answering their share {result.constant_log_loss:.4f}")
+
+
+def _with_interval(figure: "Figure | None") -> str:
+    if figure is None:
+        return ""
+    return f"{figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f})"
 
 
 def _show_differences(paths: list[Path], differences: list[dict[str, Any]]) -> None:

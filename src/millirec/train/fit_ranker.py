@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from millirec.data.dataset import VALIDATION, Dataset
-from millirec.data.features import FieldConfig, RankingRows, ranking_rows
-from millirec.data.labels import LabelConfig, labels_of
+from millirec.data.features import FieldConfig, RankingRows, ranking_rows, with_tasks
+from millirec.data.labels import LabelConfig, labels_of, tasks_of
 from millirec.data.lineage import Step
 from millirec.metrics import ctr
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
@@ -45,6 +45,7 @@ def fit_ranker(
     caller adds to the provenance the settings that read the data again.
     """
     rows, featuriser = ranking_rows(dataset, labels_of(dataset, plan.label), plan.features)
+    rows = with_tasks(rows, tasks_of(dataset, plan.label))
     plan.machine.prepare()
     network = build_ranker(plan.ranker, featuriser.schema())
     learned = _learned(network, rows, plan, journal, progress, resume=resume)

@@ -88,7 +88,7 @@ class Trainer:
         self.objective: BatchLoss = objective or Objective(
             config.loss, dataset, self.device, rows_only=config.sparse_rows
         )
-        self.adversary = None if config.adversarial is None else Adversary(config.adversarial, self.network)
+        self.adversary = None if config.adversarial is None else Adversary(config.adversarial, item_table(self.network))
         self.average = WeightAverage(self.network, config.ema) if config.ema else None
         self._frozen = _FrozenRows(item_table(self.network), start.old_rows) if start and start.frozen_epochs else None
 
@@ -154,7 +154,7 @@ class Trainer:
         def loss_of() -> Tensor:
             rng = generator(seed, _NEGATIVES, epoch, number)
             with autocast(self.device, self.config.precision):
-                return self._finite(self.objective(self.model, inputs, wanted, rng), number)
+                return finite(self.objective(self.model, inputs, wanted, rng), epoch, number)
 
         if self.adversary is None:
             loss = loss_of()
@@ -162,14 +162,6 @@ class Trainer:
         else:
             loss = self.adversary.backward(loss_of, share, generator(seed, _ATTACK, epoch, number))
         return loss.item() * share
-
-    def _finite(self, loss: Tensor, number: int) -> Tensor:
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss.item()} in epoch {self.progress.epoch}, batch {number}",
-                "lower $.train.learning_rate or set $.train.clip_norm = 1.0; the last good progress is kept",
-            )
-        return loss
 
     def _update(self) -> None:
         frozen = self._frozen if self.start and self.progress.epoch < self.start.frozen_epochs else None
@@ -258,6 +250,16 @@ class _FrozenRows:
 
     def restore(self) -> None:
         self._table.data[: len(self._rows)] = self._rows
+
+
+def finite(loss: Tensor, epoch: int, batch: int) -> Tensor:
+    """The loss itself. Raises DivergedError when it is no number."""
+    if not torch.isfinite(loss):
+        raise DivergedError(
+            f"the loss is {loss.item()} in epoch {epoch}, batch {batch}",
+            "lower $.train.learning_rate or set $.train.clip_norm = 1.0; the last good progress is kept",
+        )
+    return loss
 
 
 def _sequences(dataset: Dataset, max_length: int, config: TrainConfig, start: Start | None) -> TrainingSequences:

@@ -1,6 +1,7 @@
 """`Featuriser`: facts become features. The one definition, for training rows and for live requests."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from millirec.data.features.config import (
     MultiValuedField,
     NumericField,
     SequenceField,
+    fixed_values,
 )
 from millirec.data.features.facts import NEVER, Facts, Needs, recent_of, tally_of
 from millirec.data.features.keys import Keys
@@ -47,6 +49,7 @@ class Featuriser:
         if learned.keys() != {field.name for field in self.fields}:
             raise ArtifactError("what was learned is of other features than those declared", "train the ranker again")
         self.needs, self.keys = Needs.of(self.fields), Keys(users, items)
+        self._fixed = fixed_values(self.fields)
         self._sources = Sources(users, items)
         self._tables = {field.name: self._table(field) for field in self.fields}
         self._lists = {field.name: self._list_of(field) for field in self.fields if isinstance(field, MultiValuedField)}
@@ -83,9 +86,15 @@ class Featuriser:
             ),
         )
 
-    def features(self, facts: Facts) -> Features:
-        """The features of n rows. Rows do not see each other: n rows at once are n times one row."""
+    def features(self, facts: Facts, *, logged: bool = False) -> Features:
+        """The features of n rows. Rows do not see each other: n rows at once are n times one row.
+
+        `logged`: the rows are of a log, to be learned from or measured; else a request's, and `fixed` counts.
+        """
         n = len(facts)
+        if self._fixed and not logged:
+            fixed = {name: np.full(n, value, object) for name, value in self._fixed.items()}
+            facts = replace(facts, context={**facts.context, **fixed})
         ids = [self._ids(f, facts) for f in self.fields if self._is_categorical(f)]
         numbers = [
             learn.scaled(number(f, facts, self._sources, self.learned[f.name].prior), f.scale, self.learned[f.name])

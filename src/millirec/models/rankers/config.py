@@ -11,6 +11,7 @@ from millirec.models.rankers.dnn import DNN, DNNConfig
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
 from millirec.models.rankers.fm import FM, FMConfig
 from millirec.models.rankers.lr import LR, LRConfig
+from millirec.models.rankers.mmoe import MMoE, MMoEConfig
 from millirec.models.rankers.trees import Trees, TreesConfig
 from millirec.models.rankers.wide_deep import WideDeep, WideDeepConfig
 
@@ -24,6 +25,7 @@ RankerConfig = (
     | FinalMLPConfig
     | AutoIntConfig
     | DINConfig
+    | MMoEConfig
     | TreesConfig
 )
 
@@ -49,5 +51,7 @@ def build_ranker(config: RankerConfig, schema: Schema) -> nn.Module:
             return AutoInt(config, schema)
         case DINConfig():
             return DIN(config, schema)
+        case MMoEConfig():
+            return MMoE(config, schema)
         case TreesConfig():
             return Trees(config, schema)
