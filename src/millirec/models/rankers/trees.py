@@ -77,8 +77,8 @@ class Trees(nn.Module):
         self.config, self.schema = config, schema
         self._lists = [(space.width, min(space.size, config.most_values)) for space in schema.lists]
         self._of = [space.of for space in schema.sequences]
-        plain = len(schema.categorical) + sum(values for _, values in self._lists) + len(schema.numbers)
-        for name, value in empty_forest(plain + 2 * len(self._of)).items():
+        self.names = _columns(schema, [values for _, values in self._lists])
+        for name, value in empty_forest(len(self.names)).items():
             self.register_buffer(name, value)
         self._depth: int | None = None
 
@@ -129,6 +129,13 @@ class Trees(nn.Module):
                 setattr(self, name, torch.empty(found.shape, dtype=own.dtype, device=own.device))
         self._depth = None
         super()._load_from_state_dict(state_dict, prefix, *more)
+
+
+def _columns(schema: Schema, values: list[int]) -> tuple[str, ...]:
+    """The feature that each column belongs to; of each list, so many values."""
+    lists = [space.name for space, n in zip(schema.lists, values, strict=True) for _ in range(n)]
+    sequences = [space.name for space in schema.sequences for _ in range(2)]
+    return (*(space.name for space in schema.categorical), *lists, *schema.numbers, *sequences)
 
 
 def _depth(left: Tensor, right: Tensor) -> int:
