@@ -70,7 +70,7 @@ def sections_of(settings: Settings) -> dict[str, Any]:
     split = PROTOCOLS[settings.protocol]
     if "seed" in split:
         split = split | {"seed": settings.split}
-    training = spec["train"] | spec.get("with", {}).get(settings.fields, {})
+    training = spec.get("train", {}) | spec.get("with", {}).get(settings.fields, {})
     return {"label": LABEL, "split": split, "features": fields, "ranker": spec["ranker"], "train": training}
 
 

@@ -122,7 +122,7 @@ def _lead(results: list[Result]) -> float:
 
 
 def _settings(result: Result) -> Settings:
-    return Settings(**{name: result[name] for name in Settings.__struct_fields__})
+    return Settings(**{name: result[name] for name in Settings.__struct_fields__ if name in result})
 
 
 def _line(cells: list[str]) -> str:

@@ -11,6 +11,8 @@ from millirec.data.errors import ArtifactError, ConfigError
 if TYPE_CHECKING:
     from millirec.config import RankerRun
     from millirec.data.dataset import Dataset
+    from millirec.data.features import RowSplit
+    from millirec.data.sources import SourceConfig
     from millirec.metrics.summary import Figure
     from millirec.models.rankers.checkpoint import RankerCheckpoint
     from millirec.train.evaluate_ranker import RankerEvaluation
@@ -98,19 +100,28 @@ def evaluate_rankers(paths: list[Path], config: Path | None, part: str, *, compa
 
 def data_of_ranker(ranker: "RankerCheckpoint", config: Path | None) -> "Dataset":
     """The data that it was trained on, split as then; read where `config` says, else where it was."""
-    from millirec.config import RankerRun, convert, load_run
+    from millirec.config import RankerRun, load_run
+
+    if config is None:
+        return read_for_ranker(ranker, None, None)
+    run = load_run(config)
+    if not isinstance(run, RankerRun):
+        raise ConfigError(f"{config}: has no [ranker]", "give the config of a ranker")
+    return read_for_ranker(ranker, run.data, None if ranker.provenance.split else run.split)
+
+
+def read_for_ranker(ranker: "RankerCheckpoint", source: "SourceConfig | None", split: "RowSplit | None") -> "Dataset":
+    """The data that it was trained on, split as then; `source` and `split` where they are told otherwise."""
+    from millirec.config import convert
     from millirec.data.features import RowSplit, split_rows
     from millirec.data.labels import labels_of
     from millirec.data.sources import SourceConfig, read
 
     known = ranker.provenance
-    if config is None and not known.source:
+    if source is None and not known.source:
         raise ConfigError("the ranker does not say where its data is", "give -c run.toml")
-    run = None if config is None else load_run(config)
-    if run is not None and not isinstance(run, RankerRun):
-        raise ConfigError(f"{config}: has no [ranker]", "give the config of a ranker")
-    dataset = read(run.data if run else convert(known.source, SourceConfig, "provenance.source"))
-    split = convert(known.split, RowSplit, "provenance.split") if run is None or known.split else run.split
+    dataset = read(source or convert(known.source, SourceConfig, "provenance.source"))
+    split = split or convert(known.split, RowSplit, "provenance.split")
     dataset = split_rows(dataset, labels_of(dataset, ranker.label), split)
     if (dataset.fingerprint, dataset.protocol) != (known.fingerprint, known.protocol):
         raise ArtifactError(

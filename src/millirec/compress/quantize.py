@@ -109,17 +109,27 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             numbers, scale = row_codes(out.pop("item.weight"), self.table_bits)
             out["item.codes"] = torch.from_numpy(pack(numbers.numpy(), self.table_bits))
             out["item.scale"] = scale
-        if self.weights in _INTEGERS:
-            for name, module in network.named_modules():
-                if isinstance(module, nn.Linear):
-                    _replace_linear(out, name, module, block_codes if self.weights == "int4" else channel_codes)
-                    _add_range(out, name, ranges)
-        if self.weights is not None:
-            # Scales of bytes stay exact. What int8 leaves as floats is small, and as good in 16 bits.
-            kind = torch.bfloat16 if self.weights == "bf16" else torch.float16
-            rest = [name for name, value in out.items() if value.dtype == torch.float32 and not _is_scale(name, out)]
-            out |= {name: out[name].to(kind).float() for name in rest}
-        return out
+        return out if self.weights is None else rounded_weights(network, out, self.weights, ranges)
+
+
+def rounded_weights(
+    network: nn.Module, parameters: dict[str, Tensor], weights: Target, ranges: Ranges | None = None
+) -> dict[str, Tensor]:
+    """Linear layers as bytes where `weights` are integers, all other floats in 16 bits.
+
+    `parameters` are those of `network`, whose table may have been rounded before. `ranges`: of the inputs of
+    "int8-static".
+    """
+    out = dict(parameters)
+    if weights in _INTEGERS:
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear):
+                _replace_linear(out, name, module, block_codes if weights == "int4" else channel_codes)
+                _add_range(out, name, ranges)
+    # Scales of bytes stay exact. What int8 leaves as floats is small, and as good in 16 bits.
+    kind = torch.bfloat16 if weights == "bf16" else torch.float16
+    rest = [name for name, value in out.items() if value.dtype == torch.float32 and not _is_scale(name, out)]
+    return out | {name: out[name].to(kind).float() for name in rest}
 
 
 def _is_scale(name: str, parameters: dict[str, Tensor]) -> bool:

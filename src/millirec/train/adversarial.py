@@ -107,7 +107,8 @@ def value_table(network: nn.Module) -> Tensor:
 
     Raises ConfigError when it has none.
     """
-    tables = [m.table.weight for m in network.modules() if isinstance(m, FieldVectors)]
+    vectors = [module.table for module in network.modules() if isinstance(module, FieldVectors)]
+    tables = [table.weight for table in vectors if isinstance(table, nn.Embedding)]
     if not tables:
         raise ConfigError("$.train.adversarial: this ranker has no vectors that could be perturbed", "leave it out")
     return max(tables, key=lambda table: table.shape[1])

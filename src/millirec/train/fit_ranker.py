@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from millirec.data.dataset import VALIDATION, Dataset
@@ -14,15 +12,17 @@ from millirec.data.features import FieldConfig, RankingRows, ranking_rows, with_
 from millirec.data.labels import LabelConfig, labels_of, tasks_of
 from millirec.data.lineage import Step
 from millirec.metrics import ctr
+from millirec.models.rankers.calibration import Calibration
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
 from millirec.models.rankers.config import RankerConfig, build_ranker
 from millirec.models.rankers.trees import Trees
-from millirec.train.calibrate import calibrated
+from millirec.train.calibrate import Method, calibrated
 from millirec.train.fit import provenance_of
 from millirec.train.grow import grow
 from millirec.train.journal import Journal
 from millirec.train.machine import Machine
 from millirec.train.rank_config import RankTrainConfig
+from millirec.train.rank_loss import Lesson
 from millirec.train.rank_trainer import RankTrainer
 
 
@@ -48,48 +48,57 @@ def fit_ranker(
     rows = with_tasks(rows, tasks_of(dataset, plan.label))
     plan.machine.prepare()
     network = build_ranker(plan.ranker, featuriser.schema())
-    learned = _learned(network, rows, plan, journal, progress, resume=resume)
-    network.load_state_dict(learned.parameters)
-    logits, labels = validation_logits(network, rows)
-    calibration = calibrated(plan.train.calibration, logits, labels)
-    metrics = {"auc": ctr.auc(labels, logits), "log_loss": ctr.log_loss(labels, calibration.chances(logits))}
+    found = learned(network, rows, plan.train, plan.machine, journal, progress=progress, resume=resume)
+    network.load_state_dict(found.parameters)
+    calibration, metrics = settled(network, rows, plan.train.calibration)
     settings = msgspec.to_builtins(plan.train) | {"seed": plan.machine.seed, "device": plan.machine.device}
     checkpoint = RankerCheckpoint(
         config=plan.ranker,
-        parameters={name: value.cpu() for name, value in learned.parameters.items()},
+        parameters={name: value.cpu() for name, value in found.parameters.items()},
         featuriser=featuriser,
         label=plan.label,
         provenance=provenance_of(dataset),
         calibration=calibration,
-        lineage=(Step(name="train", settings=settings, seconds=learned.seconds),),
-        metrics=metrics | learned.figures,
+        lineage=(Step(name="train", settings=settings, seconds=found.seconds),),
+        metrics=metrics | found.figures,
     )
     return checkpoint, rows
 
 
-def validation_logits(network: nn.Module, rows: RankingRows) -> tuple[NDArray[np.float64], NDArray[np.int8]]:
-    """What a network says of the validation rows, and what was true, (n,) each."""
+def settled(network: nn.Module, rows: RankingRows, method: Method) -> tuple[Calibration, dict[str, float]]:
+    """The calibration that fits the validation rows, and `auc` and `log_loss` there."""
     part = rows.part(VALIDATION)
-    return logits_of(network.eval(), rows.features.take(part)), rows.labels[part]
+    logits, labels = logits_of(network.eval(), rows.features.take(part)), rows.labels[part]
+    calibration = calibrated(method, logits, labels)
+    return calibration, {"auc": ctr.auc(labels, logits), "log_loss": ctr.log_loss(labels, calibration.chances(logits))}
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Learned:
-    """The best parameters, what it took (seconds), and how it went."""
+class Learned:
+    """The best parameters, what they took (seconds), and how it went."""
 
     parameters: dict[str, Tensor]
     seconds: float
     figures: dict[str, float]
 
 
-def _learned(
-    network: nn.Module, rows: RankingRows, plan: RankerPlan, journal: Journal, progress: Path | None, *, resume: bool
-) -> _Learned:
+def learned(
+    network: nn.Module,
+    rows: RankingRows,
+    train: RankTrainConfig,
+    machine: Machine,
+    journal: Journal,
+    *,
+    lesson: Lesson | None = None,
+    progress: Path | None = None,
+    resume: bool = False,
+) -> Learned:
+    """Train a network, or grow trees; `network` itself is changed by it. `lesson`: what a teacher says of the rows."""
     if isinstance(network, Trees):
         began = time.monotonic()
-        parameters, grown = grow(network, rows, plan.train, plan.machine, journal)
+        parameters, grown = grow(network, rows, train, machine, journal)
         figures = {"trees": float(len(parameters["leaves"])), "grown": float(grown)}
-        return _Learned(parameters=parameters, seconds=time.monotonic() - began, figures=figures)
-    parameters, course = RankTrainer(network, rows, plan.train, plan.machine).run(progress, journal, resume=resume)
+        return Learned(parameters=parameters, seconds=time.monotonic() - began, figures=figures)
+    parameters, course = RankTrainer(network, rows, train, machine, lesson).run(progress, journal, resume=resume)
     figures = {"best_epoch": float(course.best_epoch), "epochs": float(len(course.history))}
-    return _Learned(parameters=parameters, seconds=course.seconds, figures=figures)
+    return Learned(parameters=parameters, seconds=course.seconds, figures=figures)

@@ -1,6 +1,6 @@
 """`grow`: LightGBM learns a forest, which becomes plain arrays."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,14 +49,16 @@ def grow(
     check_grown(train)
     config = network.config
     parts = [rows.part(role) for role in (TRAIN, VALIDATION)]
-    ids = list(range(len(network.schema.categorical)))
-    settings = {"categorical_feature": ids, "params": _settings(config, train, machine)}
-    learned, held = (lightgbm.Dataset(_columns(network, rows, part), rows.labels[part], **settings) for part in parts)
+    ids, settings = list(range(len(network.schema.categorical))), _settings(config, train, machine)
+    learned, held = (
+        lightgbm.Dataset(_columns(network, rows, part), rows.labels[part], categorical_feature=ids, params=settings)
+        for part in parts
+    )
     journal.epoch(0, config.trees, 0)
     found: dict[str, Any] = {}
     stop = lightgbm.early_stopping(config.patience, first_metric_only=True, verbose=False)
-    callbacks = [stop, lightgbm.record_evaluation(found), lambda _: journal.batch(0.0)]
-    booster = lightgbm.train(settings["params"], learned, config.trees, [held], ["validation"], callbacks=callbacks)
+    callbacks: list[Callable[..., Any]] = [stop, lightgbm.record_evaluation(found), lambda _: journal.batch(0.0)]
+    booster = lightgbm.train(settings, learned, config.trees, [held], ["validation"], callbacks=callbacks)
     best = booster.best_iteration or booster.current_iteration()
     figures = {name: found["validation"][metric][best - 1] for name, metric in _METRICS.items()}
     journal.validated(0, figures, best=True)

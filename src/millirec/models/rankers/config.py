@@ -3,11 +3,13 @@
 from torch import nn
 
 from millirec.data.features import Schema
+from millirec.models.layers.rounded import round_linears
 from millirec.models.rankers.autoint import AutoInt, AutoIntConfig
 from millirec.models.rankers.dcnv2 import DCNv2, DCNv2Config
 from millirec.models.rankers.deepfm import DeepFM, DeepFMConfig
 from millirec.models.rankers.din import DIN, DINConfig
 from millirec.models.rankers.dnn import DNN, DNNConfig
+from millirec.models.rankers.fields import round_tables
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
 from millirec.models.rankers.fm import FM, FMConfig
 from millirec.models.rankers.lr import LR, LRConfig
@@ -32,6 +34,14 @@ RankerConfig = (
 
 def build_ranker(config: RankerConfig, schema: Schema) -> nn.Module:
     """The network that a config describes, over the features of a schema, freshly initialised."""
+    network = _network(config, schema)
+    round_linears(network, config.weights)
+    if config.table_bits is not None:
+        round_tables(network, config.table_bits)
+    return network
+
+
+def _network(config: RankerConfig, schema: Schema) -> nn.Module:
     match config:
         case LRConfig():
             return LR(config, schema)

@@ -46,12 +46,14 @@ class MMoEConfig(DeepConfig, frozen=True, kw_only=True, tag="mmoe"):
 class MMoE(nn.Module):
     """Experts that all tasks share, a gate and a tower for each task."""
 
+    served: Tensor
+
     def __init__(self, config: MMoEConfig, schema: Schema) -> None:
         super().__init__()
         self.schema = schema
         self.tasks = tuple(config.serve)
         self.loss_weights = tuple(config.losses.get(task, 1.0) for task in self.tasks)
-        self.combine = config.combine
+        self.combine: Literal["sum", "product"] = config.combine
         weights = torch.tensor(list(config.serve.values()), dtype=torch.float32)
         self.register_buffer("served", weights / weights.sum(), persistent=False)
         self.vectors = FieldVectors(schema, config.embedding_dim)

@@ -102,7 +102,8 @@ class Trees(nn.Module):
         if self._depth is None:
             self._depth = _depth(self.left, self.right)
         logits = torch.zeros(len(asked), device=asked.device)
-        for trees in torch.arange(len(self.left), device=asked.device).split(_TOGETHER):
+        for first in range(0, len(self.left), _TOGETHER):
+            trees = torch.arange(first, min(first + _TOGETHER, len(self.left)), device=asked.device)
             nodes = torch.zeros(len(asked), len(trees), dtype=torch.int64, device=asked.device)
             for _ in range(self._depth):
                 nodes = self._children(asked, trees, nodes)
