@@ -11,7 +11,7 @@ from millirec.data.errors import ConfigError, MillirecError
 from millirec.data.features import FieldConfig, RowSplit, check_fields
 from millirec.data.features.config import SequenceField
 from millirec.data.labels import LabelConfig
-from millirec.data.sources import SequenceFileConfig, SourceConfig
+from millirec.data.sources import ImpressionsConfig, SequenceFileConfig, SourceConfig
 from millirec.data.split import GlobalTime, LeaveLastOut, SplitConfig
 from millirec.data.thin import ThinConfig
 from millirec.models.base import ClosedForm
@@ -98,6 +98,8 @@ def check(run: RunConfig) -> None:
                 f"{path}: $.model.kind = {kind!r} is fitted at once, not trained by gradient",
                 f"leave {path} out, or choose a sequence model",
             )
+    if isinstance(run.data, ImpressionsConfig):
+        raise ConfigError("$.data.kind = 'impressions': what was shown is no history", "use 'log', or train a [ranker]")
     check_trainable(run.model, run.train)
     build(run.model, 1)  # refuses an item table that does not fit the width
     if run.warm_start is not None and run.warm_start.frozen_epochs:
