@@ -90,7 +90,7 @@ def joined(shown: list[Shown], events: list[Event], config: ImpressionsConfig, n
             told = own if config.actions is None else own & set(config.actions)
             known = bool(told) or one.time + within <= end
             row = (one.who, item, one.time, float(bool(told)) if known else np.nan, True)
-            facts = {"position": place, "propensity": chance, **{key: (one.context or {}).get(key) for key in asked}}
+            facts: dict[str, object] = {"position": place, "propensity": chance, **{key: (one.context or {}).get(key) for key in asked}}
             # Whatever has not happened by the end of the log may yet happen.
             facts |= {
                 key: 1.0 if own & set(names) else 0.0 if one.time + within <= end else np.nan
