@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from millirec.data.dataset import Dataset
 from millirec.data.errors import ConfigError, DataError
@@ -17,6 +19,7 @@ from millirec.data.sources.log import read_records
 from millirec.data.sources.rejects import Rejects
 
 _OWN = ("position", "propensity")
+_KINDS = {"user": pl.String(), "item": pl.String(), "time": pl.Int64(), "value": pl.Float32(), "shown": pl.Boolean()}
 
 
 class ImpressionsConfig(Filters, frozen=True, kw_only=True, tag="impressions"):
@@ -79,29 +82,22 @@ def joined(shown: list[Shown], events: list[Event], config: ImpressionsConfig, n
     """The lists of what was shown and the events as one log; see `ImpressionsConfig`."""
     met = _outcomes(events)
     end = max([one.time for one in shown] + [event.time for event in events])
-    within = config.within_hours * 3_600_000
-    columns: dict[str, list[object]] = {key: [] for key in ("user", "item", "time", "value", "shown")}
-    context: dict[str, list[object]] = {f: [] for f in (*_OWN, *config.outcomes)}
-    asked = sorted({key for one in shown for key in one.context or {} if key not in context})
-    context |= {key: [] for key in asked}
+    asked = dict.fromkeys(key for one in shown for key in one.context or {})
+    log = _Log(tuple(dict.fromkeys((*_OWN, *config.outcomes, *asked))))
     for one in shown:
+        until = one.time + config.within_hours * 3_600_000
         for place, (item, chance) in enumerate(zip(one.items, one.propensities, strict=True), start=1):
-            own = {a for a, at in met.get((one.request_id, item), ()) if one.time <= at <= one.time + within}
-            told = own if config.actions is None else own & set(config.actions)
-            known = bool(told) or one.time + within <= end
-            row = (one.who, item, one.time, float(bool(told)) if known else np.nan, True)
-            facts: dict[str, object] = {"position": place, "propensity": chance, **{key: (one.context or {}).get(key) for key in asked}}
+            own = {action for action, at in met.get((one.request_id, item), ()) if one.time <= at <= until}
+            facts: dict[str, object] = {**(one.context or {}), "position": place, "propensity": chance}
             # Whatever has not happened by the end of the log may yet happen.
-            facts |= {
-                key: 1.0 if own & set(names) else 0.0 if one.time + within <= end else np.nan
-                for key, names in config.outcomes.items()
-            }
-            _add(columns, context, row, facts)
+            facts |= {key: _told(own & set(names), until <= end) for key, names in config.outcomes.items()}
+            success = _told(own if config.actions is None else own & set(config.actions), until <= end)
+            log.add((one.who, item, one.time, success, True), facts)
     for event in events:
         counts = config.actions is None or event.action in config.actions
-        row = (event.user or f"session:{event.session}", event.item, event.time, 1.0 if counts else np.nan, False)
-        _add(columns, context, row, {})
-    return _assembled(columns, context, name)
+        who = event.user or f"session:{event.session}"
+        log.add((who, event.item, event.time, 1.0 if counts else np.nan, False), {})
+    return log.dataset(name)
 
 
 def _outcomes(events: list[Event]) -> dict[tuple[str, str], list[tuple[str, int]]]:
@@ -114,27 +110,33 @@ def _outcomes(events: list[Event]) -> dict[tuple[str, str], list[tuple[str, int]
     return met
 
 
-def _add(
-    columns: dict[str, list[object]],
-    context: dict[str, list[object]],
-    row: tuple[object, ...],
-    facts: dict[str, object],
-) -> None:
-    for column, value in zip(columns.values(), row, strict=True):
-        column.append(value)
-    for key, values in context.items():
-        values.append(facts.get(key))
+def _told(happened: set[str], over: bool) -> float:
+    return 1.0 if happened else 0.0 if over else np.nan
 
 
-def _assembled(columns: dict[str, list[object]], context: dict[str, list[object]], name: str) -> Dataset:
-    order = np.argsort(np.array(columns["time"], np.int64), kind="stable")
-    kinds = {"user": pl.String(), "item": pl.String(), "time": pl.Int64(), "value": pl.Float32(), "shown": pl.Boolean()}
-    dataset = assemble.dataset(pl.DataFrame(columns, schema=kinds)[order], name=name)
-    told = {key: _column(values)[order] for key, values in context.items()}
-    return replace(dataset, interactions=replace(dataset.interactions, context=told))
+class _Log:
+    """Columns that grow row by row."""
+
+    def __init__(self, context: tuple[str, ...]) -> None:
+        self._columns: dict[str, list[object]] = {key: [] for key in _KINDS}
+        self._context: dict[str, list[object]] = {key: [] for key in context}
+
+    def add(self, row: tuple[object, ...], facts: dict[str, object]) -> None:
+        """A row in the order of `_KINDS`, and what its context tells."""
+        for column, value in zip(self._columns.values(), row, strict=True):
+            column.append(value)
+        for key, values in self._context.items():
+            values.append(facts.get(key))
+
+    def dataset(self, name: str) -> Dataset:
+        """In order of time; rows of the same millisecond as they were added."""
+        order = np.argsort(np.array(self._columns["time"], np.int64), kind="stable")
+        dataset = assemble.dataset(pl.DataFrame(self._columns, schema=_KINDS)[order], name=name)
+        context = {key: _column(values)[order] for key, values in self._context.items()}
+        return replace(dataset, interactions=replace(dataset.interactions, context=context))
 
 
-def _column(values: list[object]) -> np.ndarray:
+def _column(values: list[object]) -> NDArray[Any]:
     """Numbers as such, NaN = missing; anything else as it was sent."""
     plain = all(value is None or (isinstance(value, int | float) and not isinstance(value, bool)) for value in values)
     return np.array([np.nan if v is None else v for v in values], np.float64) if plain else np.array(values, object)
