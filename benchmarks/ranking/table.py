@@ -5,6 +5,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
+from benchmarks.ranking import compression, tasks
 from benchmarks.ranking.runs import PROTOCOLS, RESULTS, ROOT, Settings, sections_of
 
 PAGE = ROOT / "docs" / "ranking-results.md"
@@ -52,6 +53,13 @@ times are not known are left out. Two in five rows of its test part are of peopl
 films move on: figures are far below those of random rows.
 """
 
+_TASKS = """Made by `python -m benchmarks.ranking.tasks` under global time, with the published fields. "five": 5 stars,
+not 4 or less; "soon": the same person rates another film within the hour. "served" is the AUC of the score that is
+served, "own" that of the ranker's own logit for the task. `mmoe` learns all three and serves the chances of success and
+of five stars, 1 to 0.5; `mmoe-alone` and `dnn` learn success alone."""
+_COMPRESSION = """Made by `python -m benchmarks.ranking.compression` from `dcnv2`, published fields, random rows,
+by the recipes in `benchmarks/ranking/recipes/`. Bytes are those of the parameters on disk, without vocabularies."""
+
 
 def write() -> None:
     """The page, from the results that are there."""
@@ -65,9 +73,20 @@ def write() -> None:
         own = [result for result in current if result["fields"] == fields]
         if own:
             parts.append(f"## {title}\n\n{about}\n\n{table(own, fields)}")
+    parts += _more()
     machines = sorted({f"{r['machine']['processor']}, {r['machine']['system']}, CPU only" for r in current})
     parts.append("## Machines\n\n" + "\n".join(f"- {machine}" for machine in machines) + "\n")
     PAGE.write_text("\n".join(parts), encoding="utf-8")
+
+
+def _more() -> list[str]:
+    """What the other benchmarks of rankers have measured."""
+    told = []
+    if results := [json.loads(path.read_text()) for path in sorted(tasks.RESULTS.glob("*.json"))]:
+        told.append(f"## Several outcomes\n\n{_TASKS}\n\n{tasks.table(results)}")
+    if results := [json.loads(path.read_text()) for path in sorted(compression.RESULTS.glob("*.json"))]:
+        told.append(f"## Smaller rankers\n\n{_COMPRESSION}\n\n{compression.table(results)}")
+    return told
 
 
 def is_current(result: Result) -> bool:
