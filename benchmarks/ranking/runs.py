@@ -24,18 +24,20 @@ LABEL = {"positive_above": 3, "negative_below": 3}
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run, with how many threads (0 = all)."""
+    """What to run, with how many threads (0 = all). `split` draws the rows of a random split."""
 
     fields: str
     protocol: str
     ranker: str
     seed: int
     threads: int = 1
+    split: int = 0
 
     @property
     def label(self) -> str:
         """The name of the run and of its results file."""
-        return f"{self.fields}-{self.protocol}-{self.ranker}-{self.seed}"
+        drawn = f"-split{self.split}" if self.split else ""
+        return f"{self.fields}-{self.protocol}-{self.ranker}-{self.seed}{drawn}"
 
 
 def names(folder: str) -> list[str]:
@@ -50,7 +52,7 @@ def run(settings: Settings, *, resume: bool) -> None:
     if resume and path.exists() and json.loads(path.read_text())["config"] == sections:
         print(f"{settings.label}: done already", flush=True)
         return
-    places = {"name": settings.label, "out": str(RUNS), "data": _data(settings.protocol)}
+    places = {"name": settings.label, "out": str(RUNS), "data": data_of(settings.protocol)}
     machine = {"seed": settings.seed, "threads": settings.threads}
     text = dumps(convert(sections | places | {"machine": machine}, RankerRun, settings.label))
     metrics, cost = train(settings.label, text, resume=resume)
@@ -64,10 +66,18 @@ def run(settings: Settings, *, resume: bool) -> None:
 def sections_of(settings: Settings) -> dict[str, Any]:
     """What decides the figures, apart from the seed: label, split, features, ranker, training."""
     spec = tomllib.loads((HERE / "specs" / f"{settings.ranker}.toml").read_text())
-    fields = tomllib.loads((HERE / "fields" / f"{settings.fields}.toml").read_text())["features"]
+    fields = fields_of(settings.fields)
     split = PROTOCOLS[settings.protocol]
-    training = spec["train"] | spec.get("with", {}).get(settings.fields, {})
+    if "seed" in split:
+        split = split | {"seed": settings.split}
+    training = spec.get("train", {}) | spec.get("with", {}).get(settings.fields, {})
     return {"label": LABEL, "split": split, "features": fields, "ranker": spec["ranker"], "train": training}
+
+
+def fields_of(name: str) -> list[dict[str, Any]]:
+    """A set of features."""
+    fields: list[dict[str, Any]] = tomllib.loads((HERE / "fields" / f"{name}.toml").read_text())["features"]
+    return fields
 
 
 def train(label: str, text: str, *, resume: bool) -> tuple[dict[str, Any], dict[str, float]]:
@@ -78,7 +88,7 @@ def train(label: str, text: str, *, resume: bool) -> tuple[dict[str, Any], dict[
     return kept, cost
 
 
-def _data(protocol: str) -> dict[str, Any]:
+def data_of(protocol: str) -> dict[str, Any]:
     """MovieLens-1M; a split by time leaves out the users whose times are not known."""
     folder = Path(os.environ.get("MILLIREC_DATA", ROOT / ".." / "shared" / "data")).resolve() / "ml-1m"
     data = {"kind": "movielens", "path": str(folder)}

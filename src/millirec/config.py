@@ -11,14 +11,17 @@ from millirec.data.errors import ConfigError, MillirecError
 from millirec.data.features import FieldConfig, RowSplit, check_fields
 from millirec.data.features.config import SequenceField
 from millirec.data.labels import LabelConfig
-from millirec.data.sources import SequenceFileConfig, SourceConfig
+from millirec.data.sources import ImpressionsConfig, SequenceFileConfig, SourceConfig
 from millirec.data.split import GlobalTime, LeaveLastOut, SplitConfig
 from millirec.data.thin import ThinConfig
 from millirec.models.base import ClosedForm
 from millirec.models.config import ModelConfig, build
 from millirec.models.rankers.config import RankerConfig
 from millirec.models.rankers.din import DINConfig
+from millirec.models.rankers.mmoe import MMoEConfig
+from millirec.models.rankers.trees import TreesConfig
 from millirec.train.fine_tune import WarmStart
+from millirec.train.grow import check_grown
 from millirec.train.machine import Machine
 from millirec.train.rank_config import RankTrainConfig
 from millirec.train.trainable import check_dense, check_trainable
@@ -71,6 +74,13 @@ class RankerRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError("$.ranker.kind = 'din': no feature is a sequence", "declare one of kind 'sequence'")
         if isinstance(self.data, SequenceFileConfig):
             raise ConfigError("$.data.kind = 'sequences': events have no values to learn from", "use another source")
+        unknown = (
+            sorted(self.ranker.serve.keys() - set(self.label.names)) if isinstance(self.ranker, MMoEConfig) else []
+        )
+        if unknown:
+            raise ConfigError(f"$.ranker.serve names {unknown}", f"choose among {', '.join(self.label.names)}")
+        if isinstance(self.ranker, TreesConfig):
+            check_grown(self.train)
 
 
 def _check_name(name: str) -> None:
@@ -88,6 +98,8 @@ def check(run: RunConfig) -> None:
                 f"{path}: $.model.kind = {kind!r} is fitted at once, not trained by gradient",
                 f"leave {path} out, or choose a sequence model",
             )
+    if isinstance(run.data, ImpressionsConfig):
+        raise ConfigError("$.data.kind = 'impressions': what was shown is no history", "use 'log', or train a [ranker]")
     check_trainable(run.model, run.train)
     build(run.model, 1)  # refuses an item table that does not fit the width
     if run.warm_start is not None and run.warm_start.frozen_epochs:

@@ -14,7 +14,7 @@ DATA = {"kind": "movielens", "path": "somewhere"}
 
 def every() -> argparse.Namespace:
     plan = {"fields": runs.names("fields"), "protocol": list(runs.PROTOCOLS), "only": runs.names("specs")}
-    return argparse.Namespace(**plan, seeds=[1, 2], threads=1)
+    return argparse.Namespace(**plan, seeds=[1, 2], splits=[0, 3], threads=1)
 
 
 def test_every_spec_is_a_run() -> None:
@@ -28,6 +28,13 @@ def test_a_history_is_needed_for_attention_over_it() -> None:
     assert "history-global-time-din-1" in labels
     assert not [label for label in labels if "din" in label and "history" not in label]
     assert len(set(labels)) == len(labels)
+    assert {"ids-random-rows-fm-2", "ids-random-rows-fm-2-split3"} <= set(labels)
+    assert not [label for label in labels if "global-time" in label and "split" in label]
+
+
+def test_a_split_is_drawn_by_its_own_seed() -> None:
+    settings = runs.Settings(fields="ids", protocol="random-rows", ranker="fm", seed=1, split=3)
+    assert runs.sections_of(settings)["split"]["seed"] == 3
 
 
 def test_settings_can_depend_on_the_features() -> None:

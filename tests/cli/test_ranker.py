@@ -174,3 +174,34 @@ def test_the_example_can_be_read() -> None:
     run = load_run(path)
     assert isinstance(run, RankerRun)
     assert [field.name for field in run.features] == ["gender", "age", "occupation", "zip", "genres", "year"]
+
+
+def test_what_features_add_is_told(folder: Path) -> None:
+    report = json.loads(millirec("features", folder / "runs/clicks/checkpoint", "--json").stdout)
+    assert report["features"][0]["name"] == "rate"
+    assert report["features"][0]["log_loss"]["low"] > 0
+    text = millirec("features", folder / "runs/clicks/checkpoint", "--part", "test", "--threshold", "9").stdout
+    assert "test: 150 rows" in text
+    assert text.count("can go") == 3
+
+
+def test_a_ranker_is_compressed_by_a_recipe_of_its_own(folder: Path) -> None:
+    recipe, small = folder / "small.toml", folder / "small"
+    recipe.write_text('[[steps]]\nkind = "features"\nleave_out = ["user"]\n[[steps]]\nkind = "quantize"\n')
+    checkpoint = folder / "runs/clicks/checkpoint"
+    told = json.loads(millirec("compress", checkpoint, "-c", recipe, "-o", small, "--json").stdout)
+    assert (told["before"]["features"], told["after"]["features"]) == (3, 2)
+    assert told["after"]["bytes"] < told["before"]["bytes"]
+    (result,) = json.loads(millirec("evaluate", small, "--json").stdout)
+    assert result["figures"]["auc"]["value"] > 0.9
+    assert "holds a ranker" in millirec("compress", checkpoint, "-c", recipe, "-o", small, code=2).stderr
+    text = millirec("compress", checkpoint, "-c", recipe, "-o", small, "--force").stdout
+    assert "bytes" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [(["--part", "train"], "--part train"), (["--repeats", "0"], "--repeats 0"), (["-c", "none.toml"], "none.toml")],
+)
+def test_features_asked_for_wrongly(folder: Path, arguments: list[str], message: str) -> None:
+    assert message in millirec("features", folder / "runs/clicks/checkpoint", *arguments, code=2).stderr

@@ -17,8 +17,9 @@ from millirec.metrics import ctr
 from millirec.models.base import FeatureRanker, Ranker, RankInputs, SequenceModel
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
 from millirec.models.rankers.config import RankerConfig, build_ranker
+from millirec.models.rankers.trees import TreesConfig
 from millirec.train.evaluate_ranker import evaluate_rows
-from millirec.train.fit_ranker import fit_ranker
+from millirec.train.fit_ranker import RankerPlan, fit_ranker
 from millirec.train.journal import Silent
 from millirec.train.machine import Machine
 from millirec.train.rank_config import RankTrainConfig
@@ -26,9 +27,11 @@ from tests.data.features.world import FIELDS, HOUR, dataset_of
 
 CONFIGS = [config() for config in get_args(RankerConfig)]
 SMALL: dict[str, Any] = {"embedding_dim": 6, "hidden": (16, 8), "second": (8, 8), "head_dim": 4, "dropout": 0.0}
+FEW_ROWS = {"min_rows": 5, "leaves": 8, "smoothing": 1.0, "trees": 200}  # of trees
 TRAINING = RankTrainConfig(epochs=15, batch_size=64, learning_rate=0.02, l2_embeddings=0.0, patience=15)
 LABEL = LabelConfig(positive_above=0)
 LINEAR = ("LRConfig",)
+NETWORKS = [config for config in CONFIGS if not isinstance(config, TreesConfig)]
 # Without what says of pairs by itself: crosses, and counters by both.
 SIDES = tuple(f for f in FIELDS if not isinstance(f, CrossField) and len(getattr(f, "by", ())) < 2)
 
@@ -37,7 +40,17 @@ def small(config: RankerConfig, **more: Any) -> RankerConfig:
     """With the small fields that its kind has."""
     if type(config).__name__ in LINEAR:
         return config
+    if isinstance(config, TreesConfig):
+        return replace(config, **{name: value for name, value in (FEW_ROWS | more).items() if hasattr(config, name)})
     return replace(config, **{name: value for name, value in (SMALL | more).items() if hasattr(config, name)})
+
+
+def plan(config: RankerConfig, fields: Any = SIDES, *, seed: int = 42, epochs: int = 15, **more: Any) -> RankerPlan:
+    """To learn from SIDES or other fields; trees have their own end."""
+    config = small(config, **more)
+    train = RankTrainConfig() if isinstance(config, TreesConfig) else replace(TRAINING, epochs=epochs)
+    machine = Machine(threads=1, seed=seed)
+    return RankerPlan(label=LABEL, features=fields, ranker=config, train=train, machine=machine)
 
 
 def log(n: int = 900, seed: int = 0) -> list[tuple[int, int, int, float]]:
@@ -60,7 +73,7 @@ def prepared(n: int = 900) -> Any:
 
 @pytest.fixture(scope="module", params=CONFIGS, ids=lambda config: type(config).__name__)
 def fitted(request: pytest.FixtureRequest) -> tuple[RankerCheckpoint, Any]:
-    return fit_ranker(prepared(), LABEL, SIDES, small(request.param), TRAINING, Machine(threads=1), Silent())
+    return fit_ranker(prepared(), plan(request.param), Silent())
 
 
 def test_it_keeps_one_protocol(fitted: tuple[RankerCheckpoint, Any]) -> None:
@@ -122,16 +135,15 @@ def test_it_comes_back_from_disk_the_same(fitted: tuple[RankerCheckpoint, Any], 
 
 def test_the_same_seed_gives_the_same_parameters(fitted: tuple[RankerCheckpoint, Any]) -> None:
     checkpoint, _ = fitted
-    brief = replace(TRAINING, epochs=2)
-    what = (LABEL, FIELDS, small(checkpoint.config, dropout=0.3), brief)
-    one, other = (fit_ranker(prepared(300), *what, Machine(threads=1), Silent())[0] for _ in range(2))
+    what = {"config": checkpoint.config, "fields": FIELDS, "epochs": 2, "dropout": 0.3, "row_share": 0.5}
+    one, other = (fit_ranker(prepared(300), plan(**what), Silent())[0] for _ in range(2))
     for name, value in one.parameters.items():
         assert torch.equal(value, other.parameters[name]), name
-    different, _ = fit_ranker(prepared(300), *what, Machine(threads=1, seed=7), Silent())
+    different, _ = fit_ranker(prepared(300), plan(**what, seed=7), Silent())
     assert any(not torch.equal(value, different.parameters[name]) for name, value in one.parameters.items())
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize("config", NETWORKS, ids=lambda config: type(config).__name__)
 def test_every_parameter_is_reached_by_the_gradient(config: RankerConfig) -> None:
     data = prepared(300)
     rows, featuriser = ranking_rows(data, labels_of(data, LABEL), FIELDS)
@@ -146,7 +158,7 @@ def test_every_parameter_is_reached_by_the_gradient(config: RankerConfig) -> Non
         assert parameter.grad.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize("config", NETWORKS, ids=lambda config: type(config).__name__)
 def test_every_feature_is_read(config: RankerConfig) -> None:
     """Another value in any input moves the logit."""
     data = prepared(300)
@@ -177,10 +189,7 @@ def test_held_out_rows_teach_nothing(config: RankerConfig) -> None:
     values[data.roles == TEST] = 1 - values[data.roles == TEST]
     old = data.interactions
     moved = replace_values(data, type(old)(old.users, old.items, old.times, values))
-    brief = replace(TRAINING, epochs=2)
-    one, other = (
-        fit_ranker(each, LABEL, FIELDS, small(config), brief, Machine(threads=1), Silent())[0] for each in (data, moved)
-    )
+    one, other = (fit_ranker(each, plan(config, FIELDS, epochs=2), Silent())[0] for each in (data, moved))
     assert one.content_hash == other.content_hash
 
 

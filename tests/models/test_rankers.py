@@ -1,6 +1,7 @@
 """Networks on features, by hand."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from millirec.models.rankers.din import DIN, DINConfig
 from millirec.models.rankers.dnn import DNNConfig
 from millirec.models.rankers.fields import FieldVectors
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
+from millirec.models.rankers.finalnet import FinalNet, FinalNetConfig
 from millirec.models.rankers.fm import FM, FMConfig
 from millirec.models.rankers.lr import LR, LRConfig
+from millirec.models.rankers.mmoe import MMoE, MMoEConfig, combined
 
 SCHEMA = Schema(
     categorical=(Space(name="user", size=2), Space(name="item", size=3)),
@@ -154,3 +157,73 @@ def test_finalmlp_joins_its_streams_head_by_head() -> None:
 def test_settings_that_cannot_work_are_refused(make, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def mmoe(**settings: Any) -> MMoE:
+    torch.manual_seed(0)
+    return MMoE(MMoEConfig(embedding_dim=4, hidden=(8,), towers=(4,), **settings), SCHEMA).eval()
+
+
+def test_the_served_score_is_the_declared_mixture_of_the_tasks() -> None:
+    weights = {"success": 3.0, "like": 1.0, "stay": 0.0}
+    for how in ("sum", "product"):
+        network = mmoe(serve=weights, combine=how)
+        with torch.no_grad():
+            for i, last in enumerate(network.outputs):
+                last.bias.fill_(i - 0.5)
+        success, like, _ = torch.sigmoid(network.task_logits(inputs())).unbind(1)
+        mixed = (3 * success + like) / 4 if how == "sum" else success**0.75 * like**0.25
+        torch.testing.assert_close(torch.sigmoid(network(inputs())), mixed)
+
+
+def test_one_served_task_is_served_as_it_is_even_far_out() -> None:
+    network = mmoe(serve={"success": 0.0, "like": 2.0})
+    torch.testing.assert_close(network(inputs()), network.task_logits(inputs())[:, 1])
+    far = torch.tensor([[-80.0], [80.0]])
+    torch.testing.assert_close(combined(far, torch.ones(1), "sum"), far[:, 0])
+    assert torch.isfinite(combined(far, torch.ones(1), "product")).all()
+
+
+def test_each_task_mixes_the_experts_by_its_own_gate() -> None:
+    """A gate that chooses one expert makes the task blind to the others."""
+    network = mmoe(serve={"success": 1.0, "like": 1.0}, experts=2)
+    with torch.no_grad():
+        for gate, chosen in zip(network.gates, (0, 1), strict=True):
+            gate.weight.zero_()
+            gate.bias.copy_(torch.tensor([50.0 * (chosen == 0), 50.0 * (chosen == 1)]))
+        before = network.task_logits(inputs())
+        for parameter in network.experts[1].parameters():
+            parameter += 1.0
+        after = network.task_logits(inputs())
+    assert torch.equal(before[:, 0], after[:, 0])
+    assert not torch.allclose(before[:, 1], after[:, 1])
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"serve": {}}, "serve"),
+        ({"serve": {"a": 0.0}}, "serve"),
+        ({"serve": {"a": -1.0, "b": 2.0}}, "serve"),
+        ({"losses": {"other": 1.0}}, "losses"),
+        ({"losses": {"success": 0.0}}, "losses"),
+        ({"experts": 0}, "experts"),
+        ({"towers": ()}, "towers"),
+    ],
+)
+def test_mixtures_that_cannot_be_are_refused(settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"\$\.ranker\.{field}"):
+        MMoEConfig(**settings)
+
+
+def test_finalnet_multiplies_what_it_finds_and_adds_its_blocks() -> None:
+    """One layer a block by hand: u + u v, normalised as in evaluation (by a mean of 0 and a variance of 1), above 0."""
+    torch.manual_seed(0)
+    network = FinalNet(FinalNetConfig(embedding_dim=4, hidden=(6,), second=(3,)), SCHEMA).eval()
+    x = network.vectors(inputs()).flatten(1)
+    expected = torch.zeros(2)
+    for block, last in zip(network.blocks, network.outputs, strict=True):
+        u, v = block[0].maps(x).chunk(2, dim=1)
+        expected = expected + last(torch.relu((u + u * v) / math.sqrt(1 + 1e-5))).squeeze(1)
+    torch.testing.assert_close(network(inputs()), expected)
+    assert len(FinalNet(FinalNetConfig(second=()), SCHEMA).blocks) == 1

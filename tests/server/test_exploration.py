@@ -1,5 +1,6 @@
 """A server that explores: request ids, propensities, and a log of impressions that outcomes can be joined to."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,8 +8,19 @@ import httpx
 import pytest
 
 from millirec.data.event import Event
+from millirec.data.features import split_rows
+from millirec.data.features.config import CategoricalField
+from millirec.data.features.rows import RandomRows
+from millirec.data.labels import LabelConfig, labels_of
+from millirec.data.sources import ImpressionsConfig, read
 from millirec.engine.impressions import impressions
 from millirec.engine.state import StateStore, StoreSettings
+from millirec.models.rankers.lr import LRConfig
+from millirec.train.evaluate_ranker import evaluate_rows
+from millirec.train.fit_ranker import RankerPlan, fit_ranker
+from millirec.train.journal import Silent
+from millirec.train.machine import Machine
+from millirec.train.rank_config import RankTrainConfig
 from tests.serving import Served, ask, event, served
 
 CASCADE = '[[selectors]]\nkind = "softmax"\ntemperature = 0.3\npool = 20\nseed = 5\n'
@@ -63,6 +75,45 @@ def test_outcomes_are_joined_by_request_id(exploring: Served) -> None:
     assert shown["rank-1"].items == tuple(item["item"] for item in ranked["items"])
     assert shown["rank-1"].scores[1] is None
     assert shown["rank-1"].propensities == (1.0, 1.0)
+
+
+def test_a_ranker_learns_from_what_the_server_showed(bundle: Path, tmp_path: Path) -> None:
+    """Real impressions and events become rows with places and propensities: even items are clicked, odd ones not."""
+    (tmp_path / "cascade.toml").write_text(CASCADE)
+    with (
+        served(bundle, tmp_path, "--cascade", str(tmp_path / "cascade.toml"), "--impressions") as running,
+        httpx.Client(base_url=running.url, timeout=30) as client,
+    ):
+        for n in range(40):
+            answer = ask(client, "/recommend", {"user": f"u{n % 5}", "k": 4, "context": {"page": "home"}})
+            context = {"request_id": answer["request_id"]}
+            for item in answer["items"]:
+                if int(item["item"][1:]) % 2 == 0:
+                    ask(client, "/feedback", event(f"u{n % 5}", item["item"], type="click", context=context))
+        tomorrow = 1000 * (int(time.time()) + 2 * 86_400)
+        ask(client, "/feedback", event("u1", "i1", type="view", timestamp=tomorrow))
+        assert running.stop() == 0
+    dataset = read(ImpressionsConfig(path=str(running.data), actions=("click",)))
+    label = LabelConfig(positive_above=0)
+    dataset = split_rows(dataset, labels_of(dataset, label), RandomRows(validation=0.2, test=0.2))
+    plan = RankerPlan(
+        label=label,
+        features=(
+            CategoricalField(name="item", source="item"),
+            CategoricalField(name="place", source="context.position", fixed=1),
+        ),
+        ranker=LRConfig(),
+        train=RankTrainConfig(epochs=40, learning_rate=0.1, patience=40, propensities="context.propensity"),
+        machine=Machine(threads=1),
+    )
+    checkpoint, rows = fit_ranker(dataset, plan, Silent())
+    assert len(rows) == 160
+    assert set(rows.context["position"]) == {1, 2, 3, 4}
+    assert set(rows.context["page"]) == {"home"}
+    assert rows.context["propensity"].min() < 0.5
+    even = [int(dataset.items.vocabulary.id(int(row))[1:]) % 2 == 0 for row in dataset.interactions.items[rows.places]]
+    assert rows.labels.tolist() == even
+    assert evaluate_rows(checkpoint, rows, "p").figures["auc"].value > 0.9
 
 
 def test_sources_asked_together_are_told_apart(bundle: Path, tmp_path: Path, client: httpx.Client) -> None:

@@ -78,7 +78,7 @@ def test_gradients_are_the_mixture_and_add_to_those_that_are_there() -> None:
     network = build(TINY, 12)
     rows, c = item_table(network), torch.arange(13.0 * 16).view(13, 16)
     rows.grad = torch.ones_like(rows)
-    loss = Adversary(FGM(share=0.3), network).backward(lambda: (rows * c).sum(), 0.5, generator(0, 1))
+    loss = Adversary(FGM(share=0.3), rows).backward(lambda: (rows * c).sum(), 0.5, generator(0, 1))
     torch.testing.assert_close(rows.grad, 1 + 0.5 * c)
     assert loss.item() == pytest.approx((rows * c).sum().item())
 
@@ -91,7 +91,7 @@ def test_every_pass_sees_the_same_dropout() -> None:
         seen.append(torch.rand(5))
         return rows.sum()
 
-    Adversary(PGD(steps=3), network).backward(loss, 1.0, generator(0, 1))
+    Adversary(PGD(steps=3), rows).backward(loss, 1.0, generator(0, 1))
     assert len(seen) == 5
     assert all(torch.equal(draws, seen[0]) for draws in seen)
 

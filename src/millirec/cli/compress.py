@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from millirec.cli.compress_ranker import compress_ranker
 from millirec.cli.console import TrainingBar, note, out, print_json, table
+from millirec.cli.ranker import rankers_among
 from millirec.data.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -26,7 +28,8 @@ def compress(
 ) -> None:
     """Follow a recipe: prune, quantise, factorise, distil ...; writes a new checkpoint and tells what changed.
 
-    A recipe that was stopped goes on where it was: finished steps lie in OUTPUT-progress until all are done.
+    A recipe that was stopped goes on where it was: finished steps lie in OUTPUT-progress until all are done. Recipes
+    of rankers have steps of their own, and begin anew.
     """
     from millirec.cli.allocator import use_fast_allocator
     from millirec.cli.artifact import Artifact
@@ -34,6 +37,9 @@ def compress(
     from millirec.models.checkpoint import Checkpoint
 
     use_fast_allocator()
+    if rankers_among([checkpoint]):
+        compress_ranker(checkpoint, config, output, force=force, json=json)
+        return
     recipe = _recipe(config)
     _check_output(output, checkpoint, force=force)
     artifact = Artifact.open(checkpoint)

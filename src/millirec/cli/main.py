@@ -12,6 +12,7 @@ from millirec.cli.compress import compress
 from millirec.cli.console import err
 from millirec.cli.data import app as data_app
 from millirec.cli.evaluate import evaluate
+from millirec.cli.features import features
 from millirec.cli.frontier import frontier
 from millirec.cli.pack import pack
 from millirec.cli.recommend import recommend
@@ -27,7 +28,7 @@ app = typer.Typer(
     help="From an interaction log to a deep recommender that answers in about a millisecond.",
 )
 app.add_typer(data_app, name="data")
-for command in (train, evaluate, robustness, compress, pack, frontier, serve, bench, recommend):
+for command in (train, evaluate, features, robustness, compress, pack, frontier, serve, bench, recommend):
     app.command()(command)
 
 

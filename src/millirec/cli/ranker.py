@@ -11,6 +11,9 @@ from millirec.data.errors import ArtifactError, ConfigError
 if TYPE_CHECKING:
     from millirec.config import RankerRun
     from millirec.data.dataset import Dataset
+    from millirec.data.features import RowSplit
+    from millirec.data.sources import SourceConfig
+    from millirec.metrics.summary import Figure
     from millirec.models.rankers.checkpoint import RankerCheckpoint
     from millirec.train.evaluate_ranker import RankerEvaluation
 
@@ -39,14 +42,16 @@ def learn_ranker(run: "RankerRun", dataset: "Dataset", folder: Path, *, resume: 
 
     from millirec.config import dumps
     from millirec.train.evaluate_ranker import evaluate_rows
-    from millirec.train.fit_ranker import fit_ranker
+    from millirec.train.fit_ranker import RankerPlan, fit_ranker
     from millirec.train.journal import TensorBoard
 
     (folder / "run.toml").write_text(dumps(run), encoding="utf-8")
     with TrainingBar() as bar:
         journal = TensorBoard(folder / "tensorboard", bar)
-        what = (dataset, run.label, run.features, run.ranker, run.train, run.machine, journal)
-        checkpoint, rows = fit_ranker(*what, progress=folder / "progress", resume=resume)
+        plan = RankerPlan(
+            label=run.label, features=run.features, ranker=run.ranker, train=run.train, machine=run.machine
+        )
+        checkpoint, rows = fit_ranker(dataset, plan, journal, progress=folder / "progress", resume=resume)
     settings = {"source": msgspec.to_builtins(run.data), "split": msgspec.to_builtins(run.split)}
     checkpoint = checkpoint.with_provenance(msgspec.structs.replace(checkpoint.provenance, **settings))
     checkpoint.save(folder / "checkpoint")
@@ -80,7 +85,7 @@ def evaluate_rankers(paths: list[Path], config: Path | None, part: str, *, compa
         raise ConfigError("--compare with one artifact", "give two or more")
     role = TEST if part == "test" else VALIDATION
     rankers = [RankerCheckpoint.load(path) for path in paths]
-    datasets = [_data(ranker, config) for ranker in rankers]
+    datasets = [data_of_ranker(ranker, config) for ranker in rankers]
     results = [evaluate_ranker(ranker, data, role) for ranker, data in zip(rankers, datasets, strict=True)]
     differences = _differences(paths, rankers, datasets, role) if compare else []
     if json:
@@ -93,21 +98,30 @@ def evaluate_rankers(paths: list[Path], config: Path | None, part: str, *, compa
         _show_differences(paths, differences)
 
 
-def _data(ranker: "RankerCheckpoint", config: Path | None) -> "Dataset":
+def data_of_ranker(ranker: "RankerCheckpoint", config: Path | None) -> "Dataset":
     """The data that it was trained on, split as then; read where `config` says, else where it was."""
-    from millirec.config import RankerRun, convert, load_run
+    from millirec.config import RankerRun, load_run
+
+    if config is None:
+        return read_for_ranker(ranker, None, None)
+    run = load_run(config)
+    if not isinstance(run, RankerRun):
+        raise ConfigError(f"{config}: has no [ranker]", "give the config of a ranker")
+    return read_for_ranker(ranker, run.data, None if ranker.provenance.split else run.split)
+
+
+def read_for_ranker(ranker: "RankerCheckpoint", source: "SourceConfig | None", split: "RowSplit | None") -> "Dataset":
+    """The data that it was trained on, split as then; `source` and `split` where they are told otherwise."""
+    from millirec.config import convert
     from millirec.data.features import RowSplit, split_rows
     from millirec.data.labels import labels_of
     from millirec.data.sources import SourceConfig, read
 
     known = ranker.provenance
-    if config is None and not known.source:
+    if source is None and not known.source:
         raise ConfigError("the ranker does not say where its data is", "give -c run.toml")
-    run = None if config is None else load_run(config)
-    if run is not None and not isinstance(run, RankerRun):
-        raise ConfigError(f"{config}: has no [ranker]", "give the config of a ranker")
-    dataset = read(run.data if run else convert(known.source, SourceConfig, "provenance.source"))
-    split = convert(known.split, RowSplit, "provenance.split") if run is None or known.split else run.split
+    dataset = read(source or convert(known.source, SourceConfig, "provenance.source"))
+    split = split or convert(known.split, RowSplit, "provenance.split")
     dataset = split_rows(dataset, labels_of(dataset, ranker.label), split)
     if (dataset.fingerprint, dataset.protocol) != (known.fingerprint, known.protocol):
         raise ArtifactError(
@@ -155,7 +169,19 @@ def _show(result: "RankerEvaluation", part: str) -> None:
         plain = result.uncalibrated.get(name)
         rows.append([name, f"{figure.value:.4f}", interval, "" if plain is None else f"{plain:.4f}"])
     table(f"{part}: {result.protocol}, {result.n_rows:,} rows of {result.n_users:,} users", _COLUMNS, rows)
+    tasks = [
+        [task, *(_with_interval(figures.get(name)) for name in ("served_auc", "auc", "log_loss"))]
+        for task, figures in result.tasks.items()
+    ]
+    if tasks:
+        table("tasks", ["", "AUC of the served score", "AUC of its own", "log loss of its own"], tasks)
     note(f"successes {result.base_rate:.4f}; log loss of always answering their share {result.constant_log_loss:.4f}")
+
+
+def _with_interval(figure: "Figure | None") -> str:
+    if figure is None:
+        return ""
+    return f"{figure.value:.4f} ({figure.low:.4f} to {figure.high:.4f})"
 
 
 def _show_differences(paths: list[Path], differences: list[dict[str, Any]]) -> None:

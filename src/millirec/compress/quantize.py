@@ -130,21 +130,34 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             numbers, scale = row_codes(out.pop("item.weight"), self.table_bits, self.step_scale)
             out["item.codes"] = torch.from_numpy(pack(numbers.numpy(), self.table_bits))
             out["item.scale"] = scale
-        if self.weights in _INTEGERS:
-            blocks = partial(block_codes, step_scale=self.step_scale)
-            for name, module in network.named_modules():
-                if isinstance(module, nn.Linear):
-                    _replace_linear(out, name, module, blocks if self.weights == "int4" else channel_codes)
-                    _add_range(out, name, ranges)
-        if self.weights is not None:
-            # Scales of bytes stay exact. What integers leave as floats is small, and as good in 16 bits; beside weights
-            # of 4 bits it is a tenth of all bytes.
-            kind = torch.bfloat16 if self.weights == "bf16" else torch.float16
-            rest = [name for name, value in out.items() if value.dtype == torch.float32 and not _is_scale(name, out)]
-            out |= {name: out[name].to(kind).float() for name in rest}
-            if self.weights == "int4":
-                out |= {name: shortened(out[name], _REST_BITS) for name in rest}
-        return out
+        return out if self.weights is None else rounded_weights(network, out, self.weights, ranges, self.step_scale)
+
+
+def rounded_weights(
+    network: nn.Module,
+    parameters: dict[str, Tensor],
+    weights: Target,
+    ranges: Ranges | None = None,
+    step_scale: float = 1.0,
+) -> dict[str, Tensor]:
+    """Linear layers as bytes where `weights` are integers, all other floats in 16 bits.
+
+    `parameters` are those of `network`, whose table may have been rounded before. `ranges`: of the inputs of
+    "int8-static". `step_scale` is that of `Quantize`.
+    """
+    out = dict(parameters)
+    if weights in _INTEGERS:
+        blocks = partial(block_codes, step_scale=step_scale)
+        for name, module in network.named_modules():
+            if isinstance(module, nn.Linear):
+                _replace_linear(out, name, module, blocks if weights == "int4" else channel_codes)
+                _add_range(out, name, ranges)
+    # Scales of bytes stay exact. What integers leave as floats is small, and as good in 16 bits; beside weights of 4 bits
+    # it is a tenth of all bytes.
+    kind = torch.bfloat16 if weights == "bf16" else torch.float16
+    rest = [name for name, value in out.items() if value.dtype == torch.float32 and not _is_scale(name, out)]
+    out |= {name: out[name].to(kind).float() for name in rest}
+    return out | {name: shortened(out[name], _REST_BITS) for name in rest} if weights == "int4" else out
 
 
 def _is_scale(name: str, parameters: dict[str, Tensor]) -> bool:

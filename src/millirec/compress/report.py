@@ -57,7 +57,7 @@ def size_of(checkpoint: Checkpoint) -> Size:
         size = path.stat().st_size
     return Size(
         numbers=sum(value.numel() for value in values),
-        zeros=sum(_zeros(value) for value in values),
+        zeros=sum(map(zeros, values)),
         bytes=size,
         multiply_adds=multiply_adds(checkpoint.network(), len(checkpoint.catalog), max_length(checkpoint.config)),
     )
@@ -65,7 +65,7 @@ def size_of(checkpoint: Checkpoint) -> Size:
 
 def zeros_by_parameter(checkpoint: Checkpoint) -> dict[str, float]:
     """The share of zeros in each parameter that has some."""
-    found = {name: _zeros(value) / max(1, value.numel()) for name, value in checkpoint.parameters.items()}
+    found = {name: zeros(value) / max(1, value.numel()) for name, value in checkpoint.parameters.items()}
     return {name: share for name, share in found.items() if share}
 
 
@@ -74,7 +74,7 @@ def multiply_adds(network: nn.Module, n_items: int, length: int) -> int | None:
     if not isinstance(network, SequenceModel):
         return None
     inputs = Inputs.of(random_batch(n_items, 1, length, seed=0))
-    counter = FlopCounterMode(display=False, custom_mapping=_COUNTED)
+    counter = FlopCounterMode(display=False, custom_mapping=COUNTED)
     with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), counter:  # fused attention would not be counted
         network.user_vectors(inputs)
     return counter.get_total_flops() // 2
@@ -95,15 +95,17 @@ def _recurrent_flops(x: Any, inputs: Any, states: Any, *_: Any, **__: Any) -> in
     return int(2 * x[0] * x[1] * (torch.Size(inputs).numel() + torch.Size(states).numel()))
 
 
-_COUNTED = {
+COUNTED: dict[Any, Any] = {
     torch.ops.millirec.int8_dynamic: _int8_flops,
     torch.ops.millirec.int8_static: _int8_flops,
     torch.ops.millirec.int4: _int4_flops,
     torch.ops.aten.mkldnn_rnn_layer: _recurrent_flops,
 }
+"""How the counter of flops counts our operators."""
 
 
-def _zeros(value: Tensor) -> int:
+def zeros(value: Tensor) -> int:
+    """Among floats; bytes have none that tell."""
     return int((value == 0).sum()) if value.is_floating_point() else 0
 
 

@@ -1,7 +1,8 @@
 """`Interactions` and `Dataset`: the log as column arrays, its catalogues, and its split."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,12 +22,16 @@ class Interactions:
 
     `users` int32 (n,) rows of the user catalogue; `items` int32 (n,) rows of the item catalogue; `times` int64
     (n,) milliseconds; `values` float32 (n,) such as a rating, NaN = none, or None when the log has no values.
+    `context`: further columns (n,) by name, NaN or None = missing. `shown` bool (n,): rows that tell what was shown,
+    and nothing that anybody did; None = there are none.
     """
 
     users: NDArray[np.int32]
     items: NDArray[np.int32]
     times: NDArray[np.int64]
     values: NDArray[np.float32] | None = None
+    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    shown: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -34,7 +39,9 @@ class Interactions:
     def take(self, which: NDArray[Any]) -> "Interactions":
         """The events at these positions (int array) or where this mask is true."""
         values = None if self.values is None else self.values[which]
-        return Interactions(self.users[which], self.items[which], self.times[which], values)
+        context = {name: column[which] for name, column in self.context.items()}
+        shown = None if self.shown is None else self.shown[which]
+        return Interactions(self.users[which], self.items[which], self.times[which], values, context, shown)
 
 
 @dataclass(frozen=True, slots=True)

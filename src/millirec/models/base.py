@@ -178,6 +178,20 @@ class FeatureRanker(Protocol):
 
 
 @runtime_checkable
+class MultiTask(Protocol):
+    """A feature ranker that learns several outcomes of a row; `forward` gives the one score that is served.
+
+    `tasks`: their names; `loss_weights`: what the loss of each counts.
+    """
+
+    tasks: tuple[str, ...]
+    loss_weights: tuple[float, ...]
+
+    def task_logits(self, inputs: RankInputs) -> Tensor:
+        """Logits (B, T), in the order of `tasks`."""
+
+
+@runtime_checkable
 class ClosedForm(Protocol):
     """A model without gradient steps: it is fitted to the training events at once."""
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from millirec.data.errors import ConfigError
+from millirec.models.rankers.fields import FieldVectors
 
 
 class FGM(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="fgm"):
@@ -54,10 +55,11 @@ AdversarialConfig = FGM | PGD
 
 
 class Adversary:
-    """Adds to the gradients of a batch those of the loss under attack. The attack changes the item vectors only."""
+    """Adds to the gradients of a batch those of the loss under attack, which changes the rows of one table only: the
+    vectors of items, or those of all values of a ranker's features."""
 
-    def __init__(self, config: AdversarialConfig, network: nn.Module) -> None:
-        self.config, self.table = config, item_table(network)
+    def __init__(self, config: AdversarialConfig, table: Tensor) -> None:
+        self.config, self.table = config, table
 
     def backward(self, loss_of: Callable[[], Tensor], scale: float, rng: np.random.Generator) -> Tensor:
         """Add the gradients of `scale` times the mixed loss; returns the clean loss.
@@ -98,6 +100,18 @@ def item_table(network: nn.Module) -> Tensor:
             "leave it out, or choose a sequence model with $.model.table.kind = 'dense'",
         )
     return item.weight
+
+
+def value_table(network: nn.Module) -> Tensor:
+    """The vectors (values, d) that a feature ranker learns, the wider ones of two tables.
+
+    Raises ConfigError when it has none.
+    """
+    vectors = [module.table for module in network.modules() if isinstance(module, FieldVectors)]
+    tables = [table.weight for table in vectors if isinstance(table, nn.Embedding)]
+    if not tables:
+        raise ConfigError("$.train.adversarial: this ranker has no vectors that could be perturbed", "leave it out")
+    return max(tables, key=lambda table: table.shape[1])
 
 
 def perturbation(

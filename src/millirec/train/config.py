@@ -7,6 +7,7 @@ import msgspec
 from millirec.data.errors import ConfigError
 from millirec.train.adversarial import AdversarialConfig
 from millirec.train.losses import FullSoftmax, LossConfig
+from millirec.train.schedule import check_ranges
 
 _AT_LEAST_1 = ("epochs", "batch_size", "accumulate", "patience", "validate_every")
 _AT_LEAST_0 = ("weight_decay", "l2", "clip_norm", "warmup_steps", "decay_epochs", "validation_targets")
@@ -54,30 +55,13 @@ class TrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     sparse_rows: bool = False
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_1:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose at least 1")
-        for name in _AT_LEAST_0:
-            if getattr(self, name) < 0:
-                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose 0 or more")
-        if self.learning_rate <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
-            raise ConfigError("$.train: `learning_rate` and `max_minutes` must be above 0")
+        check_ranges(self, _AT_LEAST_1, _AT_LEAST_0)
         if self.weight_decay and self.l2:
             raise ConfigError("$.train: both `weight_decay` and `l2` are set", "choose one")
         if not 0 <= self.ema < 1:
             raise ConfigError(f"$.train.ema = {self.ema}", "choose 0 (off) or a decay below 1, such as 0.999")
-        self._check_schedule()
         if self.sparse_rows:
             self._check_sparse()
-
-    def _check_schedule(self) -> None:
-        if not 0 <= self.final_share <= 1:
-            raise ConfigError(f"$.train.final_share = {self.final_share}", "choose a share from 0 to 1")
-        if self.schedule == "constant" and self.decay_epochs:
-            raise ConfigError(
-                f"$.train.decay_epochs = {self.decay_epochs} with a constant schedule",
-                "leave one of the two out, or choose $.train.schedule = 'cosine' or 'linear'",
-            )
 
     def _check_sparse(self) -> None:
         if isinstance(self.loss, FullSoftmax):

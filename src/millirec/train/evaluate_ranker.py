@@ -2,23 +2,26 @@
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from millirec.data.dataset import TEST, TRAIN, Dataset
 from millirec.data.errors import ArtifactError, DataError
-from millirec.data.features import RankingRows, ranking_rows
-from millirec.data.labels import labels_of
+from millirec.data.features import RankingRows, ranking_rows, with_tasks
+from millirec.data.labels import MAIN, UNLABELLED, labels_of, tasks_of
 from millirec.metrics import ctr
-from millirec.metrics.ctr_summary import summarise_chances
+from millirec.metrics.ctr_summary import auc_interval, summarise_chances
 from millirec.metrics.summary import Figure
+from millirec.models.base import MultiTask
 from millirec.models.rankers.calibration import Sigmoid
-from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
+from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of, task_logits_of
 
 
 class RankerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     """The figures of one ranker on one part. `uncalibrated`: of the sigmoid of its logits.
 
     `base_rate`: the share of successes among these rows; `constant_log_loss`: of the training rows' share as the only
-    answer, the figure to beat.
+    answer, the figure to beat. `tasks`: for each further outcome, and for the label where the ranker learns several,
+    `served_auc` of the score that is served, and `auc` and `log_loss` of the ranker's own logit for it.
     """
 
     protocol: str
@@ -28,6 +31,7 @@ class RankerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     constant_log_loss: float
     figures: dict[str, Figure]
     uncalibrated: dict[str, float]
+    tasks: dict[str, dict[str, Figure]] = {}
 
 
 def evaluate_ranker(checkpoint: RankerCheckpoint, dataset: Dataset, role: int = TEST) -> RankerEvaluation:
@@ -39,6 +43,7 @@ def evaluate_ranker(checkpoint: RankerCheckpoint, dataset: Dataset, role: int = 
         if getattr(dataset, kind).vocabulary.ids != getattr(checkpoint.featuriser, kind).vocabulary.ids:
             raise ArtifactError(f"the data has other {kind} than the ranker knows", "give the data it was trained on")
     rows, _ = ranking_rows(dataset, labels_of(dataset, checkpoint.label), checkpoint.featuriser)
+    rows = with_tasks(rows, tasks_of(dataset, checkpoint.label))
     return evaluate_rows(checkpoint, rows, dataset.protocol, role)
 
 
@@ -62,4 +67,27 @@ def evaluate_rows(checkpoint: RankerCheckpoint, rows: RankingRows, protocol: str
             "brier": ctr.brier(labels, plain),
             "calibration_error": ctr.calibration_error(labels, plain),
         },
+        tasks=_by_task(checkpoint, rows, part, logits),
     )
+
+
+def _by_task(
+    checkpoint: RankerCheckpoint, rows: RankingRows, part: NDArray[np.int64], served: NDArray[np.float64]
+) -> dict[str, dict[str, Figure]]:
+    network = checkpoint.network()
+    learned = network.tasks if isinstance(network, MultiTask) else ()
+    own = task_logits_of(network, rows.features.take(part)) if isinstance(network, MultiTask) else served[:, None]
+    out = {}
+    for name in dict.fromkeys((*learned, *rows.tasks)):
+        labels = (rows.labels if name == MAIN else rows.tasks[name])[part]
+        known = labels != UNLABELLED
+        if len(np.unique(labels[known])) < 2:
+            raise DataError(f"the rows of this part have not both labels of {name}", "measure another part")
+        labels, users = labels[known], rows.users[part][known]
+        figure = ctr.auc(labels, served[known])
+        out[name] = {"served_auc": Figure(figure, *auc_interval(labels, served[known], users))}
+        if name in learned:
+            chances = Sigmoid().chances(own[known, learned.index(name)])
+            figures = summarise_chances(labels, chances, users)
+            out[name] |= {kind: figures[kind] for kind in ("auc", "log_loss")}
+    return out

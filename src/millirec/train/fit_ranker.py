@@ -1,60 +1,104 @@
 """`fit_ranker`: a split log, features and two configs become a ranker."""
 
-from collections.abc import Iterable
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+from torch import Tensor, nn
 
-from millirec.data.dataset import Dataset
-from millirec.data.features import FieldConfig, RankingRows, ranking_rows
-from millirec.data.labels import LabelConfig, labels_of
+from millirec.data.dataset import VALIDATION, Dataset
+from millirec.data.features import FieldConfig, RankingRows, ranking_rows, with_tasks
+from millirec.data.labels import LabelConfig, labels_of, tasks_of
 from millirec.data.lineage import Step
 from millirec.metrics import ctr
-from millirec.models.rankers.checkpoint import RankerCheckpoint
+from millirec.models.rankers.calibration import Calibration
+from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
 from millirec.models.rankers.config import RankerConfig, build_ranker
-from millirec.train.calibrate import calibrated
+from millirec.models.rankers.trees import Trees
+from millirec.train.calibrate import Method, calibrated
 from millirec.train.fit import provenance_of
+from millirec.train.grow import grow
 from millirec.train.journal import Journal
 from millirec.train.machine import Machine
 from millirec.train.rank_config import RankTrainConfig
+from millirec.train.rank_loss import Lesson
 from millirec.train.rank_trainer import RankTrainer
 
 
+class RankerPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What a success is, what is known of a row, which ranker learns it, and how."""
+
+    label: LabelConfig
+    features: tuple[FieldConfig, ...]
+    ranker: RankerConfig
+    train: RankTrainConfig = RankTrainConfig()
+    machine: Machine = Machine()
+
+
 def fit_ranker(
-    dataset: Dataset,
-    label: LabelConfig,
-    fields: Iterable[FieldConfig],
-    ranker: RankerConfig,
+    dataset: Dataset, plan: RankerPlan, journal: Journal, *, progress: Path | None = None, resume: bool = False
+) -> tuple[RankerCheckpoint, RankingRows]:
+    """Learn features and network from the training rows; the validation rows decide when to stop, and calibrate.
+
+    `dataset` has been split by `split_rows`. `progress` is the folder of a resumable state; trees start anew. The
+    caller adds to the provenance the settings that read the data again.
+    """
+    rows, featuriser = ranking_rows(dataset, labels_of(dataset, plan.label), plan.features)
+    rows = with_tasks(rows, tasks_of(dataset, plan.label))
+    plan.machine.prepare()
+    network = build_ranker(plan.ranker, featuriser.schema())
+    found = learned(network, rows, plan.train, plan.machine, journal, progress=progress, resume=resume)
+    network.load_state_dict(found.parameters)
+    calibration, metrics = settled(network, rows, plan.train.calibration)
+    settings = msgspec.to_builtins(plan.train) | {"seed": plan.machine.seed, "device": plan.machine.device}
+    checkpoint = RankerCheckpoint(
+        config=plan.ranker,
+        parameters={name: value.cpu() for name, value in found.parameters.items()},
+        featuriser=featuriser,
+        label=plan.label,
+        provenance=provenance_of(dataset),
+        calibration=calibration,
+        lineage=(Step(name="train", settings=settings, seconds=found.seconds),),
+        metrics=metrics | found.figures,
+    )
+    return checkpoint, rows
+
+
+def settled(network: nn.Module, rows: RankingRows, method: Method) -> tuple[Calibration, dict[str, float]]:
+    """The calibration that fits the validation rows, and `auc` and `log_loss` there."""
+    part = rows.part(VALIDATION)
+    logits, labels = logits_of(network.eval(), rows.features.take(part)), rows.labels[part]
+    calibration = calibrated(method, logits, labels)
+    return calibration, {"auc": ctr.auc(labels, logits), "log_loss": ctr.log_loss(labels, calibration.chances(logits))}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learned:
+    """The best parameters, what they took (seconds), and how it went."""
+
+    parameters: dict[str, Tensor]
+    seconds: float
+    figures: dict[str, float]
+
+
+def learned(
+    network: nn.Module,
+    rows: RankingRows,
     train: RankTrainConfig,
     machine: Machine,
     journal: Journal,
     *,
+    lesson: Lesson | None = None,
     progress: Path | None = None,
     resume: bool = False,
-) -> tuple[RankerCheckpoint, RankingRows]:
-    """Learn features and network from the training rows; the validation rows decide when to stop, and calibrate.
-
-    `dataset` has been split by `split_rows`. The caller adds to the provenance the settings that read the data again.
-    """
-    rows, featuriser = ranking_rows(dataset, labels_of(dataset, label), fields)
-    machine.prepare()
-    network = build_ranker(ranker, featuriser.schema())
-    trainer = RankTrainer(network, rows, train, machine)
-    parameters, course = trainer.run(progress, journal, resume=resume)
-    trainer.network.load_state_dict(parameters)
-    logits, truth = trainer.validation_logits(), rows.labels[trainer.validation]
-    calibration = calibrated(train.calibration, logits, truth)
-    metrics = {"auc": ctr.auc(truth, logits), "log_loss": ctr.log_loss(truth, calibration.chances(logits))}
-    metrics |= {"best_epoch": float(course.best_epoch), "epochs": float(len(course.history))}
-    settings = msgspec.to_builtins(train) | {"seed": machine.seed, "device": machine.device}
-    checkpoint = RankerCheckpoint(
-        config=ranker,
-        parameters={name: value.cpu() for name, value in parameters.items()},
-        featuriser=featuriser,
-        label=label,
-        provenance=provenance_of(dataset),
-        calibration=calibration,
-        lineage=(Step(name="train", settings=settings, seconds=course.seconds),),
-        metrics=metrics,
-    )
-    return checkpoint, rows
+) -> Learned:
+    """Train a network, or grow trees; `network` itself is changed by it. `lesson`: what a teacher says of the rows."""
+    if isinstance(network, Trees):
+        began = time.monotonic()
+        parameters, grown = grow(network, rows, train, machine, journal)
+        figures = {"trees": float(len(parameters["leaves"])), "grown": float(grown)}
+        return Learned(parameters=parameters, seconds=time.monotonic() - began, figures=figures)
+    parameters, course = RankTrainer(network, rows, train, machine, lesson).run(progress, journal, resume=resume)
+    figures = {"best_epoch": float(course.best_epoch), "epochs": float(len(course.history))}
+    return Learned(parameters=parameters, seconds=course.seconds, figures=figures)

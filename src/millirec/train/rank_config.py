@@ -5,9 +5,11 @@ from typing import Literal
 import msgspec
 
 from millirec.data.errors import ConfigError
+from millirec.train.adversarial import AdversarialConfig
 from millirec.train.calibrate import Method
+from millirec.train.schedule import check_ranges
 
-_AT_LEAST_1 = ("epochs", "batch_size", "patience")
+_AT_LEAST_1 = ("epochs", "batch_size", "patience", "max_weight")
 _AT_LEAST_0 = ("l2", "l2_embeddings", "clip_norm", "warmup_steps", "decay_epochs")
 
 
@@ -17,6 +19,9 @@ class RankTrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     `l2_embeddings` is added to the gradient of the vectors of all values at every step, seen or not, which is what
     keeps rare ones from learning rows by heart; `l2` to that of everything else. Training ends after `epochs`, or when
     the `monitor` on the validation part has not improved in `patience` epochs; the best weights are kept.
+
+    `adversarial` attacks the vectors of values. `propensities`: the context, such as "context.propensity", that tells
+    with which chance a row was shown; rows then weigh 1 / chance, at most `max_weight`.
 
     The learning rate as in `TrainConfig`. `calibration`: what the validation part then fits to the logits.
     """
@@ -35,19 +40,11 @@ class RankTrainConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     monitor: Literal["auc", "log_loss"] = "auc"
     calibration: Method = "platt"
     max_minutes: float | None = None
+    adversarial: AdversarialConfig | None = None
+    propensities: str | None = None
+    max_weight: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in _AT_LEAST_1:
-            if getattr(self, name) < 1:
-                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose at least 1")
-        for name in _AT_LEAST_0:
-            if getattr(self, name) < 0:
-                raise ConfigError(f"$.train.{name} = {getattr(self, name)}", "choose 0 or more")
-        if self.learning_rate <= 0 or (self.max_minutes is not None and self.max_minutes <= 0):
-            raise ConfigError("$.train: `learning_rate` and `max_minutes` must be above 0")
-        if not 0 <= self.final_share <= 1:
-            raise ConfigError(f"$.train.final_share = {self.final_share}", "choose a share from 0 to 1")
-        if self.schedule == "constant" and self.decay_epochs:
-            raise ConfigError(
-                f"$.train.decay_epochs = {self.decay_epochs} with a constant schedule", "leave one of the two out"
-            )
+        check_ranges(self, _AT_LEAST_1, _AT_LEAST_0)
+        if self.propensities is not None and not self.propensities.startswith("context."):
+            raise ConfigError(f"$.train.propensities = {self.propensities!r}", "name a context, as context.propensity")

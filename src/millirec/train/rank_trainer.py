@@ -9,25 +9,27 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from millirec.data.dataset import TRAIN, VALIDATION
 from millirec.data.errors import DataError
 from millirec.data.features import RankingRows
+from millirec.data.labels import UNLABELLED
 from millirec.metrics import ctr
-from millirec.models.base import FeatureRanker, RankInputs
+from millirec.models.base import FeatureRanker, MultiTask, RankInputs
 from millirec.models.rankers.calibration import Sigmoid
-from millirec.models.rankers.checkpoint import logits_of
+from millirec.models.rankers.checkpoint import logits_of, task_logits_of
 from millirec.models.rankers.fields import FieldVectors
 from millirec.train import progress as saved
+from millirec.train.adversarial import Adversary, value_table
 from millirec.train.journal import Journal
 from millirec.train.machine import Machine, generator
 from millirec.train.progress import Progress
 from millirec.train.rank_config import RankTrainConfig
-from millirec.train.schedule import learning_rate
-from millirec.train.trainer import DivergedError
+from millirec.train.rank_loss import Lesson, RowLoss, targets_of
+from millirec.train.schedule import Clock, set_learning_rate
+from millirec.train.trainer import finite
 
-_BATCHES = 21  # a stream of random numbers
+_BATCHES, _ATTACK = 21, 22  # streams of random numbers
 _WORST = -1e9  # below every figure that is watched
 
 
@@ -38,7 +40,14 @@ class RankTrainer:
     that resumes takes the steps that the unbroken run would have taken.
     """
 
-    def __init__(self, network: nn.Module, rows: RankingRows, config: RankTrainConfig, machine: Machine) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        rows: RankingRows,
+        config: RankTrainConfig,
+        machine: Machine,
+        lesson: Lesson | None = None,
+    ) -> None:
         self.rows, self.config, self.machine = rows, config, machine
         self.device = machine.prepare()
         if not isinstance(network, FeatureRanker):
@@ -49,6 +58,9 @@ class RankTrainer:
         if not len(self.train) or not len(self.validation):
             raise DataError("no rows to train on or to validate on", "use more data, or another split")
         self.optimizer = self._optimizer()
+        self.loss = RowLoss(self.network, rows, config, lesson)
+        attack = config.adversarial
+        self.adversary = None if attack is None else Adversary(attack, value_table(self.network))
 
     def run(self, folder: Path | None, journal: Journal, *, resume: bool = False) -> tuple[dict[str, Tensor], Progress]:
         """Train to the end: the best parameters, and how it went.
@@ -60,8 +72,8 @@ class RankTrainer:
         if resume and folder is not None and folder.exists():
             self.progress, kept = saved.load(folder, self.progress.key, self.network, self.optimizer)
             self.best = kept["best"]
-        self.folder, self._since, self._saved = folder, time.monotonic(), time.monotonic()
-        self._before = self.progress.seconds
+        self.folder, self._saved = folder, time.monotonic()
+        self._clock = Clock(self.progress.seconds, self.config.max_minutes)
         while not self.progress.finished:
             self._epoch(journal)
         return self.best, self.progress
@@ -78,9 +90,9 @@ class RankTrainer:
         journal.epoch(state.epoch, steps, state.step)
         self.network.train()
         for step in range(state.step, steps):
-            if self._late() and step:
+            if self._clock.late and step:
                 break
-            self._set_learning_rate(step / steps)
+            set_learning_rate(self.optimizer, self.config, state.updates, state.epoch + step / steps)
             loss = self._step(order[step * size : (step + 1) * size], step)
             state.loss_sum += loss
             state.step, state.updates = step + 1, state.updates + 1
@@ -92,14 +104,16 @@ class RankTrainer:
     def _step(self, which: NDArray[np.int64], number: int) -> float:
         self.optimizer.zero_grad(set_to_none=True)
         inputs = RankInputs.of(self.rows.features.take(which), self.schema, self.device)
-        labels = torch.from_numpy(self.rows.labels[which].astype(np.float32)).to(self.device)
-        loss = F.binary_cross_entropy_with_logits(self.network(inputs), labels)
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss.item()} in epoch {self.progress.epoch}, batch {number}",
-                "lower $.train.learning_rate or set $.train.clip_norm = 1.0; the last good progress is kept",
-            )
-        loss.backward()  # type: ignore[no-untyped-call]
+
+        def loss_of() -> Tensor:
+            return finite(self.loss(inputs, which), self.progress.epoch, number)
+
+        if self.adversary is None:
+            loss = loss_of()
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            rng = generator(self.machine.seed, _ATTACK, self.progress.epoch, number)
+            loss = self.adversary.backward(loss_of, 1.0, rng)
         if self.config.clip_norm:
             nn.utils.clip_grad_norm_(self.network.parameters(), self.config.clip_norm)
         self.optimizer.step()
@@ -108,42 +122,41 @@ class RankTrainer:
     def _end_epoch(self, loss: float, journal: Journal) -> None:
         state, config = self.progress, self.config
         figures = self._validate()
-        watched = figures["auc"] if config.monitor == "auc" else -figures["log_loss"]
+        watched = self._watched(figures)
         better = watched > state.best
         state.stale = 0 if better else state.stale + 1
         if better:
             state.best, state.best_epoch, self.best = watched, state.epoch, _copy(self.network)
         journal.validated(state.epoch, {"loss": loss, **figures}, best=better)
-        state.seconds = self._elapsed()
+        state.seconds = self._clock.seconds
         line = saved.Epoch(epoch=state.epoch, loss=loss, ndcg_10=None, seconds=state.seconds, figures=figures)
         state.history.append(line)
-        state.finished = self._late() or state.epoch + 1 >= config.epochs or state.stale >= config.patience
+        state.finished = self._clock.late or state.epoch + 1 >= config.epochs or state.stale >= config.patience
         state.epoch, state.step, state.loss_sum = state.epoch + 1, 0, 0.0
         self._save_if_due(force=state.finished)
 
     def _validate(self) -> dict[str, float]:
         logits, labels = self.validation_logits(), self.rows.labels[self.validation]
+        figures = {"auc": ctr.auc(labels, logits), "log_loss": ctr.log_loss(labels, Sigmoid().chances(logits))}
+        if isinstance(self.network, MultiTask):
+            figures |= task_figures(self.network, self.rows, self.validation)
         self.network.train()
-        return {"auc": ctr.auc(labels, logits), "log_loss": ctr.log_loss(labels, Sigmoid().chances(logits))}
+        return figures
+
+    def _watched(self, figures: dict[str, float]) -> float:
+        """What is to rise: the figure, or its mean over the tasks, weighted as their losses are."""
+        name, sign = self.config.monitor, 1 if self.config.monitor == "auc" else -1
+        if not isinstance(self.network, MultiTask):
+            return sign * figures[name]
+        each = [figures[f"{task}.{name}"] for task in self.network.tasks]
+        return sign * float(np.average(each, weights=self.network.loss_weights))
 
     def _save_if_due(self, *, force: bool = False) -> None:
         if self.folder is None or not (force or time.monotonic() - self._saved >= self.machine.save_every_seconds):
             return
-        self.progress.seconds = self._elapsed()
+        self.progress.seconds = self._clock.seconds
         saved.save(self.folder, self.progress, self.network, self.optimizer, {"best": self.best})
         self._saved = time.monotonic()
-
-    def _late(self) -> bool:
-        limit = self.config.max_minutes
-        return limit is not None and self._elapsed() > 60 * limit
-
-    def _elapsed(self) -> float:
-        return self._before + time.monotonic() - self._since
-
-    def _set_learning_rate(self, share: float) -> None:
-        rate = learning_rate(self.config, self.progress.updates, self.progress.epoch + share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def _optimizer(self) -> torch.optim.Optimizer:
         vectors = [p for m in self.network.modules() if isinstance(m, FieldVectors) for p in m.parameters()]
@@ -158,8 +171,21 @@ class RankTrainer:
     def _key(self) -> str:
         shapes = {name: list(value.shape) for name, value in self.network.state_dict().items()}
         rows = hashlib.sha256(self.rows.labels.tobytes() + self.rows.roles.tobytes() + self.rows.features.to_bytes())
-        course = [self.config, self.machine.seed, rows.hexdigest(), type(self.network).__name__, shapes]
+        kind = type(self.network).__name__
+        course = [self.config, self.machine.seed, rows.hexdigest(), self.loss.key, kind, shapes]
         return hashlib.sha256(msgspec.json.encode(course)).hexdigest()
+
+
+def task_figures(network: MultiTask, rows: RankingRows, part: NDArray[np.int64]) -> dict[str, float]:
+    """`TASK.auc` and `TASK.log_loss` of each task, on the rows of a part that have its label."""
+    logits, targets = task_logits_of(network, rows.features.take(part)), targets_of(network, rows)[part]  # type: ignore[arg-type]
+    out = {}
+    for place, task in enumerate(network.tasks):
+        known = targets[:, place] != UNLABELLED
+        labels, own = targets[known, place], logits[known, place]
+        out[f"{task}.auc"] = ctr.auc(labels, own)
+        out[f"{task}.log_loss"] = ctr.log_loss(labels, Sigmoid().chances(own))
+    return out
 
 
 def _copy(network: nn.Module) -> dict[str, Tensor]:

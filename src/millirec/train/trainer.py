@@ -24,7 +24,7 @@ from millirec.train.journal import Journal
 from millirec.train.machine import Machine, autocast, generator
 from millirec.train.objective import BatchLoss, Objective, Wanted
 from millirec.train.rows import RowAdam, clip_gradients, sparse_items
-from millirec.train.schedule import learning_rate
+from millirec.train.schedule import Clock, set_learning_rate
 
 __all__ = ["DivergedError", "Start", "TrainConfig", "Trained", "Trainer"]
 
@@ -88,7 +88,7 @@ class Trainer:
         self.objective: BatchLoss = objective or Objective(
             config.loss, dataset, self.device, rows_only=config.sparse_rows
         )
-        self.adversary = None if config.adversarial is None else Adversary(config.adversarial, self.network)
+        self.adversary = None if config.adversarial is None else Adversary(config.adversarial, item_table(self.network))
         self.average = WeightAverage(self.network, config.ema) if config.ema else None
         self._frozen = _FrozenRows(item_table(self.network), start.old_rows) if start and start.frozen_epochs else None
 
@@ -101,8 +101,8 @@ class Trainer:
         self.progress, self.best = saved.Progress(key=self._key()), _copy(self.network)
         if resume and folder is not None and folder.exists():
             self._take_up(folder)
-        self.folder, self._since, self._saved = folder, time.monotonic(), time.monotonic()
-        self._before = self.progress.seconds
+        self.folder, self._saved = folder, time.monotonic()
+        self._clock = Clock(self.progress.seconds, self.config.max_minutes)
         while not self.progress.finished:
             self._epoch(journal)
         return Trained(
@@ -120,10 +120,10 @@ class Trainer:
         journal.epoch(state.epoch, n_steps, state.step)
         self.network.train()
         for step in range(state.step, n_steps):
-            if self._late() and step:
+            if self._clock.late and step:
                 break
             first = step * together
-            self._set_learning_rate(step / n_steps)
+            set_learning_rate(self.optimizer, self.config, state.updates, state.epoch + step / n_steps)
             batches = [self.sequences.batch(spans) for spans in plan[first : first + together]]
             loss = self._step(batches, first)
             state.loss_sum += loss
@@ -154,7 +154,7 @@ class Trainer:
         def loss_of() -> Tensor:
             rng = generator(seed, _NEGATIVES, epoch, number)
             with autocast(self.device, self.config.precision):
-                return self._finite(self.objective(self.model, inputs, wanted, rng), number)
+                return finite(self.objective(self.model, inputs, wanted, rng), epoch, number)
 
         if self.adversary is None:
             loss = loss_of()
@@ -162,14 +162,6 @@ class Trainer:
         else:
             loss = self.adversary.backward(loss_of, share, generator(seed, _ATTACK, epoch, number))
         return loss.item() * share
-
-    def _finite(self, loss: Tensor, number: int) -> Tensor:
-        if not torch.isfinite(loss):
-            raise DivergedError(
-                f"the loss is {loss.item()} in epoch {self.progress.epoch}, batch {number}",
-                "lower $.train.learning_rate or set $.train.clip_norm = 1.0; the last good progress is kept",
-            )
-        return loss
 
     def _update(self) -> None:
         frozen = self._frozen if self.start and self.progress.epoch < self.start.frozen_epochs else None
@@ -185,7 +177,7 @@ class Trainer:
     def _end_epoch(self, loss: float, journal: Journal) -> None:
         state, config = self.progress, self.config
         figures = {"loss": loss}
-        last = self._late() or state.epoch + 1 >= config.epochs
+        last = self._clock.late or state.epoch + 1 >= config.epochs
         if last or (state.epoch + 1) % config.validate_every == 0:
             with self.average.applied() if self.average is not None else nullcontext():
                 figures["ndcg@10"] = self._validate()
@@ -194,7 +186,7 @@ class Trainer:
                 if better:
                     state.best, state.best_epoch, self.best = figures["ndcg@10"], state.epoch, _copy(self.network)
             journal.validated(state.epoch, figures, best=better)
-        state.seconds = self._elapsed()
+        state.seconds = self._clock.seconds
         state.history.append(
             saved.Epoch(epoch=state.epoch, loss=loss, ndcg_10=figures.get("ndcg@10"), seconds=state.seconds)
         )
@@ -213,7 +205,7 @@ class Trainer:
     def _save_if_due(self, *, force: bool = False) -> None:
         if self.folder is None or not (force or time.monotonic() - self._saved >= self.machine.save_every_seconds):
             return
-        self.progress.seconds = self._elapsed()
+        self.progress.seconds = self._clock.seconds
         kept = {"best": self.best}
         if self.average is not None:
             kept["average"] = self.average.averages
@@ -225,18 +217,6 @@ class Trainer:
         self.best = kept["best"]
         if self.average is not None:
             self.average.load(kept["average"])
-
-    def _late(self) -> bool:
-        limit = self.config.max_minutes
-        return limit is not None and self._elapsed() > 60 * limit
-
-    def _elapsed(self) -> float:
-        return self._before + time.monotonic() - self._since
-
-    def _set_learning_rate(self, share: float) -> None:
-        rate = learning_rate(self.config, self.progress.updates, self.progress.epoch + share)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
 
     def _optimizer(self) -> torch.optim.Optimizer:
         rate, parameters = self.config.learning_rate, list(self.network.parameters())
@@ -270,6 +250,16 @@ class _FrozenRows:
 
     def restore(self) -> None:
         self._table.data[: len(self._rows)] = self._rows
+
+
+def finite(loss: Tensor, epoch: int, batch: int) -> Tensor:
+    """The loss itself. Raises DivergedError when it is no number."""
+    if not torch.isfinite(loss):
+        raise DivergedError(
+            f"the loss is {loss.item()} in epoch {epoch}, batch {batch}",
+            "lower $.train.learning_rate or set $.train.clip_norm = 1.0; the last good progress is kept",
+        )
+    return loss
 
 
 def _sequences(dataset: Dataset, max_length: int, config: TrainConfig, start: Start | None) -> TrainingSequences:

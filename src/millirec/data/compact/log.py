@@ -95,9 +95,12 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 def save_compact(dataset: Dataset, folder: Path) -> Head:
     """Write a data set; an older compact log in its place is replaced.
 
-    Raises DataError when something else is there, or an event has a row that no catalogue knows.
+    Raises DataError when something else is there, an event has a row that no catalogue knows, or the log holds what was
+    shown.
     """
     check_place(folder)
+    if dataset.interactions.shown is not None:
+        raise DataError(f"{dataset.name}: a log of impressions", "compress the event log (kind = 'log')")
     for what, rows, n in _rows(dataset):
         if len(rows) and not 1 <= rows.min() <= rows.max() <= n:
             raise DataError(f"{dataset.name}: an event's {what} row is not in 1..{n}", "mend the data set")

@@ -11,7 +11,7 @@ from millirec.data.features.keys import Keys
 from millirec.data.features.learned import Learned
 from millirec.data.features.ragged import Ragged
 from millirec.data.features.replay import Events, Questions, replayed
-from millirec.data.features.rows import RankingRows, RowSplit, ranking_rows, split_rows
+from millirec.data.features.rows import RankingRows, RowSplit, ranking_rows, split_rows, with_tasks
 from millirec.data.features.schema import Features, Schema
 from millirec.data.features.state import FeatureState
 
@@ -34,4 +34,5 @@ __all__ = [
     "ranking_rows",
     "replayed",
     "split_rows",
+    "with_tasks",
 ]

@@ -40,6 +40,11 @@ class _Field(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if not _SOURCE.fullmatch(source):
             raise ConfigError(f"{self.at(field)} = {source!r}", "use user, item, user.NAME, item.NAME or context.NAME")
 
+    def check_fixed(self, source: str, value: str | float | None) -> None:
+        """Raises ConfigError for a fixed value of what a request does not tell."""
+        if value is not None and not source.startswith("context."):
+            raise ConfigError(f"{self.at('fixed')}: {source} is no part of a request", "use a source context.NAME")
+
 
 class _Scaled(_Field, frozen=True, kw_only=True):
     """A number, and how the network reads it.
@@ -60,16 +65,20 @@ class _Scaled(_Field, frozen=True, kw_only=True):
 class CategoricalField(_Field, frozen=True, kw_only=True, tag="categorical"):
     """A value of a vocabulary: those with `min_count` training rows, the `max_size` most frequent of them (0 = all).
 
-    0 = unknown or missing; the others are 1, 2, ... by falling frequency.
+    0 = unknown or missing; the others are 1, 2, ... by falling frequency. `fixed`: what stands in the place of a source
+    "context.NAME" when a request is scored, while training reads what was logged. So a ranker learns what a position
+    alone does to clicks, and scores all candidates as if in the same one.
     """
 
     source: str
     min_count: int = 1
     max_size: int = 0
+    fixed: str | float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_source(self.source)
+        self.check_fixed(self.source, self.fixed)
         self.at_least(1, "min_count")
         self.at_least(0, "max_size")
 
@@ -107,13 +116,15 @@ class MultiValuedField(_Field, frozen=True, kw_only=True, tag="multi"):
 
 
 class NumericField(_Scaled, frozen=True, kw_only=True, tag="numeric"):
-    """A number of the catalogues or of the request."""
+    """A number of the catalogues or of the request. `fixed` as in "categorical"."""
 
     source: str
+    fixed: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_source(self.source)
+        self.check_fixed(self.source, self.fixed)
         if self.source in ("user", "item"):
             raise ConfigError(f"{self.at('source')} = {self.source!r} is an id", "choose kind = 'categorical'")
 
@@ -140,6 +151,13 @@ class GapField(_Scaled, frozen=True, kw_only=True, tag="gap"):
     """Seconds since the user's last event; missing before the first."""
 
     scale: Scale = "log"
+
+
+class MomentField(_Scaled, frozen=True, kw_only=True, tag="moment"):
+    """Days since 1970-01-01 UTC, as a number.
+
+    Under a split by time, and in a server, every question lies beyond those learned from.
+    """
 
 
 class CounterField(_Scaled, frozen=True, kw_only=True, tag="counter"):
@@ -207,6 +225,7 @@ FieldConfig = (
     | ClockField
     | AgeField
     | GapField
+    | MomentField
     | CounterField
     | CrossField
     | SequenceField
@@ -222,9 +241,25 @@ def check_fields(fields: Iterable[FieldConfig]) -> None:
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(f"$.features: {twice!r} stands twice", "give each feature a name of its own")
+    fixed_values(fields)
     items = {field.name for field in fields if isinstance(field, CategoricalField) and field.source == "item"}
     for field in fields:
         if isinstance(field, SequenceField) and field.of not in items:
             raise ConfigError(
                 f"{field.at('of')} = {field.of!r} is no categorical feature with source 'item'", "declare one"
             )
+
+
+def fixed_values(fields: Iterable[FieldConfig]) -> dict[str, str | float]:
+    """What is fixed when a request is scored, by the name of the context. Raises ConfigError when features differ."""
+    found: dict[str, set[str | float | None]] = {}
+    for field in fields:
+        for source in (getattr(field, "source", ""), *getattr(field, "sources", ())):
+            if source.startswith("context."):
+                found.setdefault(source.removeprefix("context."), set()).add(getattr(field, "fixed", None))
+    for name, values in found.items():
+        if len(values) > 1:
+            raise ConfigError(
+                f"$.features: context.{name} is fixed in some features and not in others", "give all the same `fixed`"
+            )
+    return {name: value for name, (value,) in found.items() if value is not None}

@@ -1,6 +1,7 @@
 """`Featuriser`: facts become features. The one definition, for training rows and for live requests."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,9 +20,11 @@ from millirec.data.features.config import (
     FieldConfig,
     GapField,
     HashedField,
+    MomentField,
     MultiValuedField,
     NumericField,
     SequenceField,
+    fixed_values,
 )
 from millirec.data.features.facts import NEVER, Facts, Needs, recent_of, tally_of
 from millirec.data.features.keys import Keys
@@ -31,7 +34,7 @@ from millirec.data.features.schema import Features, ListSpace, Schema, SequenceS
 from millirec.data.features.sources import Sources, distinct_texts, gathered, mixed, rows_of
 
 _HOUR, _DAY = 3_600_000, 86_400_000
-_Number = NumericField | AgeField | GapField | CounterField
+_Number = NumericField | AgeField | GapField | MomentField | CounterField
 
 
 class Featuriser:
@@ -46,6 +49,7 @@ class Featuriser:
         if learned.keys() != {field.name for field in self.fields}:
             raise ArtifactError("what was learned is of other features than those declared", "train the ranker again")
         self.needs, self.keys = Needs.of(self.fields), Keys(users, items)
+        self._fixed = fixed_values(self.fields)
         self._sources = Sources(users, items)
         self._tables = {field.name: self._table(field) for field in self.fields}
         self._lists = {field.name: self._list_of(field) for field in self.fields if isinstance(field, MultiValuedField)}
@@ -82,9 +86,15 @@ class Featuriser:
             ),
         )
 
-    def features(self, facts: Facts) -> Features:
-        """The features of n rows. Rows do not see each other: n rows at once are n times one row."""
+    def features(self, facts: Facts, *, logged: bool = False) -> Features:
+        """The features of n rows. Rows do not see each other: n rows at once are n times one row.
+
+        `logged`: the rows are of a log, to be learned from or measured; else a request's, and `fixed` counts.
+        """
         n = len(facts)
+        if self._fixed and not logged:
+            fixed = {name: np.full(n, value, object) for name, value in self._fixed.items()}
+            facts = replace(facts, context={**facts.context, **fixed})
         ids = [self._ids(f, facts) for f in self.fields if self._is_categorical(f)]
         numbers = [
             learn.scaled(number(f, facts, self._sources, self.learned[f.name].prior), f.scale, self.learned[f.name])
@@ -113,7 +123,7 @@ class Featuriser:
                 return field.size
             case ClockField():
                 return 24 if field.part == "hour" else 7
-            case NumericField() | AgeField() | GapField() | CounterField():
+            case NumericField() | AgeField() | GapField() | MomentField() | CounterField():
                 return len(self.learned[field.name].edges) + 1
         return len(self.learned[field.name].values)
 
@@ -131,7 +141,7 @@ class Featuriser:
                 moved = facts.now + field.offset_hours * _HOUR
                 part = moved // _HOUR % 24 if field.part == "hour" else (moved // _DAY + 3) % 7  # day 0 was a Thursday
                 return (part + 1).astype(np.int32)
-            case NumericField() | AgeField() | GapField() | CounterField():
+            case NumericField() | AgeField() | GapField() | MomentField() | CounterField():
                 own = self.learned[field.name]
                 return learn.bucketed(number(field, facts, self._sources, own.prior), own)
         raise AssertionError(field)
@@ -180,7 +190,7 @@ class _Learner:
             case CrossField():
                 for source in field.sources:
                     self._sources.hashes(source, self._facts, field.at("sources"))
-            case NumericField() | AgeField() | GapField() | CounterField():
+            case NumericField() | AgeField() | GapField() | MomentField() | CounterField():
                 numbers = number(field, self._facts, self._sources, self._prior)
                 own = learn.scale_of(numbers, field.scale, field.buckets)
                 return msgspec.structs.replace(own, prior=self._prior) if isinstance(field, CounterField) else own
@@ -221,6 +231,8 @@ def number(field: _Number, facts: Facts, sources: Sources, prior: float) -> NDAr
             return _since(facts.first, facts.now) / _HOUR
         case GapField():
             return _since(facts.last, facts.now) / 1000
+        case MomentField():
+            return facts.now / _DAY
 
 
 def _counted(field: CounterField, counts: NDArray[np.float64], prior: float) -> NDArray[np.float64]:

@@ -1,7 +1,8 @@
 """From a log to the rows that a ranker learns from: labels, a split, and features as they were known then."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -46,30 +47,38 @@ RowSplit = RandomRows | GlobalTime
 
 
 def split_rows(dataset: Dataset, labels: NDArray[np.int8], config: RowSplit) -> Dataset:
-    """The data set with a role for every event; unlabelled ones are CONTEXT.
+    """The data set with a role for every event; those that are no rows are CONTEXT.
 
     Raises DataError when it is split already, or when a part has not both labels.
     """
+    asked = is_row(dataset, labels)
     if isinstance(config, GlobalTime):
         dataset = split(dataset, config)
         roles, protocol = dataset.roles.copy(), dataset.protocol
     else:
         if dataset.protocol != "none":
             raise DataError(f"{dataset.name}: split already ({dataset.protocol})", "use a log that is not")
-        roles = _dealt(labels, config)
+        roles = _dealt(asked, config)
         protocol = f"random-rows (validation={config.validation:g}, test={config.test:g}, seed={config.seed})"
-    roles[labels == UNLABELLED] = CONTEXT
+    roles[~asked] = CONTEXT
     for role, part in ((TRAIN, "training"), (VALIDATION, "validation"), (TEST, "test")):
         if len(np.unique(labels[roles == role])) < 2:
             raise DataError(f"the {part} part has not both successes and failures", "use more rows, or another split")
     return dataset.with_roles(roles, protocol)
 
 
-def _dealt(labels: NDArray[np.int8], config: RandomRows) -> NDArray[np.uint8]:
-    rows = np.flatnonzero(labels != UNLABELLED)
+def is_row(dataset: Dataset, labels: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """Which events (n,) are rows to learn from: those with a label, and of a log of impressions what was shown."""
+    shown = dataset.interactions.shown
+    labelled: NDArray[np.bool_] = labels != UNLABELLED
+    return labelled if shown is None else labelled & shown
+
+
+def _dealt(asked: NDArray[np.bool_], config: RandomRows) -> NDArray[np.uint8]:
+    rows = np.flatnonzero(asked)
     rows = np.random.default_rng(config.seed).permutation(rows)
     n_test, n_validation = round(len(rows) * config.test), round(len(rows) * config.validation)
-    roles = np.full(len(labels), TRAIN, np.uint8)
+    roles = np.full(len(asked), TRAIN, np.uint8)
     roles[rows[:n_test]] = TEST
     roles[rows[n_test : n_test + n_validation]] = VALIDATION
     return roles
@@ -80,6 +89,7 @@ class RankingRows:
     """The labelled rows of a split log, in its order.
 
     `places` int64 (n,): where each stands in the log. `labels` int8 (n,): 1 or 0. `roles` uint8 and `users` int32 (n,).
+    `tasks`: the labels of further outcomes by name, int8 (n,), -1 = not known. `context`: columns (n,) of the log.
     """
 
     features: Features
@@ -87,6 +97,8 @@ class RankingRows:
     roles: NDArray[np.uint8]
     users: NDArray[np.int32]
     places: NDArray[np.int64]
+    tasks: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
+    context: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -106,15 +118,21 @@ def ranking_rows(
     given = fields if isinstance(fields, Featuriser) else None
     fields = given.fields if given else tuple(fields)  # type: ignore[arg-type]
     Keys(dataset.users, dataset.items).check(fields)
-    places = np.flatnonzero(labels != UNLABELLED).astype(np.int64)
+    places = np.flatnonzero(is_row(dataset, labels)).astype(np.int64)
     facts = facts_of(dataset, labels, places, Needs.of(fields))
     roles, own = dataset.roles[places], labels[places]
     train = roles == TRAIN
     featuriser = given or Featuriser.fit(
         fields, facts.take(train), own[train] == POSITIVE, dataset.users, dataset.items
     )
-    rows = RankingRows(featuriser.features(facts), own, roles, dataset.interactions.users[places], places)
+    users = dataset.interactions.users[places]
+    rows = RankingRows(featuriser.features(facts, logged=True), own, roles, users, places, context=facts.context)
     return rows, featuriser
+
+
+def with_tasks(rows: RankingRows, tasks: Mapping[str, NDArray[np.int8]]) -> RankingRows:
+    """The same rows with the labels of further outcomes, which are given for every event of the log."""
+    return replace(rows, tasks={name: labels[rows.places] for name, labels in tasks.items()})
 
 
 def facts_of(dataset: Dataset, labels: NDArray[np.int8], places: NDArray[np.int64], needs: Needs) -> Facts:
@@ -122,13 +140,18 @@ def facts_of(dataset: Dataset, labels: NDArray[np.int8], places: NDArray[np.int6
     log = dataset.interactions
     users, items = log.users.astype(np.int64), log.items.astype(np.int64)
     events = Events(users, items, log.times, labels).take(_known(dataset))
-    asked = Questions(users[places], items[places], log.times[places], {})
+    context = {name: column[places] for name, column in log.context.items()}
+    asked = Questions(users[places], items[places], log.times[places], context)
     return replayed(events, asked, needs, Keys(dataset.users, dataset.items))
 
 
 def _known(dataset: Dataset) -> NDArray[np.bool_]:
-    """The events that features may know: all of them under a split by time, else those that are not held out."""
-    if dataset.protocol.startswith("global-time"):
-        return np.ones(len(dataset.roles), np.bool_)
+    """The events that features may know: all of them under a split by time, else those that are not held out.
+
+    What was shown is none: what came of it stands in the log as an event, at its own time.
+    """
     known: NDArray[np.bool_] = (dataset.roles == TRAIN) | (dataset.roles == CONTEXT)
-    return known
+    if dataset.protocol.startswith("global-time"):
+        known = np.ones(len(dataset.roles), np.bool_)
+    shown = dataset.interactions.shown
+    return known if shown is None else known & ~shown

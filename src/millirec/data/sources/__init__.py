@@ -8,6 +8,7 @@ from millirec.data.errors import ConfigError
 from millirec.data.simulate import simulate
 from millirec.data.sources.assemble import k_core
 from millirec.data.sources.compact import CompactConfig, read_compact
+from millirec.data.sources.impressions import ImpressionsConfig, read_impressions
 from millirec.data.sources.log import LogConfig, read_log
 from millirec.data.sources.movielens import MovieLensConfig, read_movielens
 from millirec.data.sources.rejects import OnError, Rejects, rejects
@@ -17,13 +18,21 @@ from millirec.data.sources.tables import Columns, FeatureTable, TableConfig, rea
 from millirec.data.world import SimulatedConfig
 
 SourceConfig = (
-    MovieLensConfig | TableConfig | SequenceFileConfig | SessionConfig | LogConfig | CompactConfig | SimulatedConfig
+    MovieLensConfig
+    | TableConfig
+    | SequenceFileConfig
+    | SessionConfig
+    | LogConfig
+    | ImpressionsConfig
+    | CompactConfig
+    | SimulatedConfig
 )
 
 __all__ = [
     "Columns",
     "CompactConfig",
     "FeatureTable",
+    "ImpressionsConfig",
     "LogConfig",
     "MovieLensConfig",
     "OnError",
@@ -66,6 +75,8 @@ def _read(config: SourceConfig, sink: Rejects) -> Dataset:
             return read_sessions(config, sink)
         case LogConfig():
             return read_log(config, sink)
+        case ImpressionsConfig():
+            return read_impressions(config, sink)
         case CompactConfig():
             return read_compact(config)
         case SimulatedConfig():

@@ -19,7 +19,7 @@ def dataset(
     users: Mapping[str, pl.DataFrame] | None = None,
     protocol: str = "none",
 ) -> Dataset:
-    """Events with `user`, `item` and perhaps `time`, `value`, `role`, in file order, as a data set.
+    """Events with `user`, `item` and perhaps `time`, `value`, `role`, `shown`, `context.NAME`, in file order.
 
     Rows of both catalogues are given in order of first appearance. `items` and `users` map a feature's kind
     (categorical, multi, numeric, text) to a frame `id`, then a column a feature (see `features`).
@@ -32,7 +32,9 @@ def dataset(
     timed = "time" in events.columns
     times = events["time"].to_numpy() if timed else np.arange(n, dtype=np.int64)
     values = events["value"].to_numpy().astype(np.float32) if "value" in events.columns else None
-    log = Interactions(user_rows, item_rows, times.astype(np.int64), values)
+    context = {c.removeprefix("context."): events[c].to_numpy() for c in events.columns if c.startswith("context.")}
+    shown = events["shown"].to_numpy() if "shown" in events.columns else None
+    log = Interactions(user_rows, item_rows, times.astype(np.int64), values, context, shown)
     roles = events["role"].to_numpy().astype(np.uint8) if "role" in events.columns else np.zeros(n, np.uint8)
     return Dataset(
         log,
@@ -126,7 +128,7 @@ def k_core(data: Dataset, min_user: int, min_item: int) -> Dataset:
     log = log.take(kept)
     users_, user_rows = _narrow(data.users, log.users)
     items_, item_rows = _narrow(data.items, log.items)
-    log = Interactions(user_rows, item_rows, log.times, log.values)
+    log = Interactions(user_rows, item_rows, log.times, log.values, log.context, log.shown)
     return Dataset(log, items_, users_, data.roles[kept], data.name, data.protocol, data.rejected, timed=data.timed)
 
 

@@ -37,7 +37,7 @@ def read_log(config: LogConfig, rejects: Rejects) -> Dataset:
     times: list[int] = []
     values: list[float | None] = []
     fields: tuple[dict[str, Fields], dict[str, Fields]] = ({}, {})
-    for record in _records(path, rejects):
+    for record in read_records(path, rejects):
         if isinstance(record, Event):
             if config.actions is None or record.action in config.actions:
                 users.append(record.user or f"session:{record.session}")
@@ -59,7 +59,8 @@ def read_log(config: LogConfig, rejects: Rejects) -> Dataset:
     return assemble.dataset(frame, name=path.resolve().name, items=_features(fields[0]), users=_features(fields[1]))
 
 
-def _records(path: Path, rejects: Rejects) -> Iterator[Record]:
+def read_records(path: Path, rejects: Rejects) -> Iterator[Record]:
+    """Everything in the event log of a server's data folder, in the order in which it was acknowledged."""
     decode = msgspec.msgpack.Decoder(Record).decode
     env = _open(path)
     try:

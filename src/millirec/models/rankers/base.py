@@ -1,17 +1,30 @@
 """What the configs of all feature rankers have."""
 
+from typing import Literal
+
 import msgspec
 
 from millirec.data.errors import ConfigError
 
+_WEIGHTS = ("fp32", "fp16", "bf16", "int8", "int4")
+
 
 class RankerNetworkConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
-    """`embedding_dim`: numbers a value of a feature."""
+    """`embedding_dim`: numbers a value of a feature.
+
+    Compression sets the others: `weights` as in `NetworkConfig`; `table_bits`: bits of a number of a value's vector.
+    """
 
     embedding_dim: int = 16
+    weights: Literal["fp32", "fp16", "bf16", "int8", "int4"] = "fp32"
+    table_bits: Literal[2, 4, 8] | None = None
 
     def __post_init__(self) -> None:
         self.at_least(1, "embedding_dim")
+        if self.table_bits not in (None, 2, 4, 8):
+            raise self.refused("table_bits", "choose 2, 4 or 8, or leave it out")
+        if self.weights not in _WEIGHTS:
+            raise self.refused("weights", f"use one of {', '.join(_WEIGHTS)}")
 
     def at_least(self, least: int, *names: str) -> None:
         """Raises ConfigError for a number, or one of several, that is too small."""

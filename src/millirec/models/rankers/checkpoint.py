@@ -1,8 +1,10 @@
 """`RankerCheckpoint`: a feature ranker with the features that it reads. Config + parameters + what features learned."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 import msgspec
@@ -18,7 +20,7 @@ from millirec.data.folder import new_folder, settle
 from millirec.data.labels import LabelConfig
 from millirec.data.lineage import Provenance, Step
 from millirec.data.tensors import load_tensors, save_tensors
-from millirec.models.base import RankInputs
+from millirec.models.base import MultiTask, RankInputs
 from millirec.models.rankers.calibration import Calibration, Sigmoid
 from millirec.models.rankers.config import RankerConfig, build_ranker
 
@@ -138,12 +140,24 @@ def is_ranker(folder: Path) -> bool:
 
 def logits_of(network: nn.Module, features: Features) -> NDArray[np.float64]:
     """The logit of each row, (n,), from a network in evaluation mode."""
+    return _in_batches(network, network, features, np.zeros(0, np.float64))
+
+
+def task_logits_of(network: MultiTask, features: Features) -> NDArray[np.float64]:
+    """The logits of each row for each task, (n, T), from a network in evaluation mode."""
+    empty = np.zeros((0, len(network.tasks)), np.float64)
+    return _in_batches(network, network.task_logits, features, empty)  # type: ignore[arg-type]
+
+
+def _in_batches(
+    network: nn.Module, asked: Callable[[RankInputs], Tensor], features: Features, empty: NDArray[np.float64]
+) -> NDArray[np.float64]:
     schema = network.schema
-    device = next(network.parameters()).device
-    found = [np.zeros(0, np.float64)]
+    device = next(chain(network.parameters(), network.buffers())).device
+    found = [empty]
     with torch.inference_mode():
         for at in range(0, len(features), _BATCH):
             rows = features.take(np.arange(at, min(at + _BATCH, len(features))))
-            logits = network(RankInputs.of(rows, schema, device))  # type: ignore[arg-type]
+            logits = asked(RankInputs.of(rows, schema, device))  # type: ignore[arg-type]
             found.append(logits.double().cpu().numpy())
     return np.concatenate(found)

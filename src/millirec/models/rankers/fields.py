@@ -1,6 +1,7 @@
 """`FieldVectors`: rows of features to a vector a field; and the hidden layers that read them."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from millirec.data.errors import ConfigError
 from millirec.data.features import Schema
 from millirec.models.base import RankInputs
 from millirec.models.layers.dropout import Dropout
+from millirec.models.layers.table import Quantized, QuantizedTable
 
 
 class FieldVectors(nn.Module):
@@ -40,7 +42,8 @@ class FieldVectors(nn.Module):
         self.fields, self.width = self.plain + self.sequences, width
         if not self.fields:
             raise ConfigError("$.features: empty", "declare at least one feature")
-        self.table = nn.Embedding(int(ends[-1]), width)
+        self.values = int(ends[-1])
+        self.table: nn.Embedding | QuantizedTable = nn.Embedding(self.values, width)
         self.numbers = nn.Parameter(torch.empty(len(schema.numbers), width))
         for weights in (self.table.weight, self.numbers):
             nn.init.normal_(weights, std=0.01)
@@ -77,6 +80,27 @@ class FieldVectors(nn.Module):
     def histories(self, inputs: RankInputs) -> tuple[Tensor, Tensor]:
         """Vectors (B, S, L, d) of the sequences, and which places hold one, bool (B, S, L)."""
         return self.table(inputs.sequences + self.sequence_bases[:, None]), inputs.sequences > 0
+
+
+def spans(schema: Schema) -> dict[str, tuple[int, int]]:
+    """Where the values of each feature stand in the table: the row of its id 0, and the one behind its last."""
+    out, at = {}, 0
+    for space in (*schema.categorical, *schema.lists):
+        out[space.name] = (at, at + space.size + 1)
+        at += space.size + 1
+    return out
+
+
+def rounds(width: int, bits: int) -> bool:
+    """Whether vectors of this width are kept in fewer bytes by rounding, each with a scale: those of one number not."""
+    return width * bits // 8 + 2 < width * 2
+
+
+def round_tables(network: nn.Module, bits: Literal[2, 4, 8]) -> None:
+    """Put tables of few bits in the place of those of floats; their values come afterwards."""
+    for module in network.modules():
+        if isinstance(module, FieldVectors) and rounds(module.width, bits):
+            module.table = QuantizedTable(module.values - 1, module.width, Quantized(bits=bits))
 
 
 def _mean(vectors: Tensor, present: Tensor) -> Tensor:
