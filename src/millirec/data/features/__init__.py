@@ -12,7 +12,7 @@ from millirec.data.features.learned import Learned
 from millirec.data.features.live import LiveFeatures, LiveRows, Sides, sides_of
 from millirec.data.features.ragged import Ragged
 from millirec.data.features.replay import Events, Questions, replayed
-from millirec.data.features.rows import RankingRows, RowSplit, ranking_rows, split_rows
+from millirec.data.features.rows import RankingRows, RowSplit, known_events, ranking_rows, split_rows
 from millirec.data.features.schema import Features, Schema
 from millirec.data.features.state import FeatureState
 
@@ -35,6 +35,7 @@ __all__ = [
     "Schema",
     "Sides",
     "check_fields",
+    "known_events",
     "ranking_rows",
     "replayed",
     "sides_of",
