@@ -14,6 +14,9 @@ from millirec.data.labels import NEGATIVE, POSITIVE
 
 Arrays = dict[str, NDArray[Any]]
 _NOWHERE = (1 << 31) - 1  # behind every place: reads the last row, which stays 0
+_EMPTY = np.full(1, _NOWHERE, np.int32)
+_SHORT = 256  # right numbers: a row of places takes a KiB
+_FEW_CELLS = 16 << 20  # of all rows together, four bytes each
 
 
 class Counts:
@@ -23,10 +26,11 @@ class Counts:
     window keeps the places of its events by steps, and takes a step away when it goes out of the window.
     """
 
-    def __init__(self, by: tuple[str, ...], windows: tuple[int, ...]) -> None:
+    def __init__(self, by: tuple[str, ...], windows: tuple[int, ...], sizes: tuple[int, ...]) -> None:
+        """`sizes`: how many numbers each source of `by` has, as far as is known."""
         self.by, self.windows = by, windows
         self._sums = np.zeros((1, 3 * len(windows)), np.int32)  # the last row stays 0
-        self._pairs = Pairs() if len(by) == 2 else None
+        self._pairs = Pairs(*sizes) if len(by) == 2 else None
         self._sliding = [_Window(3 * i, window) for i, window in enumerate(windows) if window]
         self._forgets = 0 not in windows
 
@@ -76,7 +80,7 @@ class Counts:
         places = keys[0] if self._pairs is None else self._pairs.found(keys)
         return self._sums.take(places, axis=0, mode="clip")
 
-    def read_of(self, left: int, rights: list[int]) -> NDArray[np.int32]:
+    def read_of(self, left: int, rights: NDArray[np.int64]) -> NDArray[np.int32]:
         """As `read`, for pairs of one number with many."""
         assert self._pairs is not None  # noqa: S101
         return self._sums.take(self._pairs.found_of(left, rights), axis=0, mode="clip")
@@ -193,9 +197,15 @@ def _arrays(places: "array[int]", labels: "array[int]") -> tuple[NDArray[np.int3
 
 
 class Pairs:
-    """Places of pairs of numbers: most never meet, so a pair has a place while it counts for something."""
+    """Places of pairs of numbers: most never meet, so a pair has a place while it counts for something.
 
-    def __init__(self) -> None:
+    A left number that was met has a row of places, by right number, where rows are short or few; else a dictionary.
+    """
+
+    def __init__(self, lefts: int, rights: int) -> None:
+        self._short = rights <= _SHORT or lefts * rights <= _FEW_CELLS
+        self._width = rights + 1  # the last stays nowhere
+        self._rows: dict[int, NDArray[np.int32]] = {}
         self._places: dict[int, dict[int, int]] = {}
         self._keys: list[tuple[int, int]] = []  # of each place
         self._free: list[int] = []
@@ -203,16 +213,14 @@ class Pairs:
     def place(self, key: tuple[int, ...]) -> int:
         """The place of a pair, given out where it has none."""
         left, right = key
-        of = self._places.get(left)
-        if of is None:
-            of = self._places[left] = {}
-        place = of.get(right)
-        if place is None:
-            place = of[right] = self._free.pop() if self._free else len(self._keys)
+        place = self._find(left, right)
+        if place == _NOWHERE:
+            place = self._free.pop() if self._free else len(self._keys)
             if place == len(self._keys):
                 self._keys.append((left, right))
             else:
                 self._keys[place] = (left, right)
+            self._set(left, right, place)
         return place
 
     def places(self, keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
@@ -229,39 +237,65 @@ class Pairs:
 
     def found(self, keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
         """The places of pairs (n,), far behind the end for those that have none."""
-        nothing: dict[int, int] = {}
-        pairs = zip(keys[0].tolist(), keys[1].tolist(), strict=True)
-        found = (self._places.get(left, nothing).get(right, _NOWHERE) for left, right in pairs)
-        return np.fromiter(found, np.int64, len(keys[0]))
+        return np.fromiter(map(self._find, keys[0].tolist(), keys[1].tolist()), np.int64, len(keys[0]))
 
-    def found_of(self, left: int, rights: list[int]) -> NDArray[np.int64]:
+    def found_of(self, left: int, rights: NDArray[np.int64]) -> NDArray[Any]:
         """As `found`, for one left number with many."""
+        if self._short:
+            row = self._rows.get(left, _EMPTY)
+            return row.take(rights, mode="clip")
         of = self._places.get(left)
         if of is None:
             return np.full(len(rights), _NOWHERE, np.int64)
-        return np.fromiter(map(of.get, rights, repeat(_NOWHERE)), np.int64, len(rights))
+        return np.fromiter(map(of.get, rights.tolist(), repeat(_NOWHERE)), np.int64, len(rights))
 
     def free(self, places: NDArray[Any]) -> None:
         """These count for nothing any more: others may have their places."""
         for place in places.tolist():
             left, right = self._keys[place]
-            of = self._places[left]
-            del of[right]
-            if not of:
-                del self._places[left]
+            if self._short:
+                self._rows[left][right] = _NOWHERE
+            else:
+                of = self._places[left]
+                del of[right]
+                if not of:
+                    del self._places[left]
             self._free.append(place)
 
     def arrays(self) -> Arrays:
-        triples = [(left, right, place) for left, of in self._places.items() for right, place in of.items()]
+        """To be kept; the inverse of `load`."""
+        free = set(self._free)
+        triples = [(*key, place) for place, key in enumerate(self._keys) if place not in free]
         pairs = np.array(triples, np.int64).reshape(-1, 3)
         return {"left": pairs[:, 0], "right": pairs[:, 1], "place": pairs[:, 2]}
 
     def load(self, arrays: Mapping[str, NDArray[Any]], n: int) -> None:
+        """Take up what `arrays` gave, for `n` sums. Raises ValueError when the places do not fit."""
         left, right, place = (arrays[name].tolist() for name in ("left", "right", "place"))
         if len(set(place)) != len(place) or (place and not 0 <= min(place) <= max(place) < n - 1):
             raise ValueError("the places of pairs do not fit")
+        if min((*left, *right), default=0) < 0:
+            raise ValueError("a pair has a number below 0")
         self._keys = [(0, 0)] * (max(place, default=-1) + 1)
-        for pair in zip(left, right, place, strict=True):
-            self._places.setdefault(pair[0], {})[pair[1]] = pair[2]
-            self._keys[pair[2]] = pair[:2]
+        for one, other, at in zip(left, right, place, strict=True):
+            self._set(one, other, at)
+            self._keys[at] = (one, other)
         self._free = sorted(set(range(len(self._keys))) - set(place), reverse=True)
+
+    def _find(self, left: int, right: int) -> int:
+        if not self._short:
+            of = self._places.get(left)
+            return _NOWHERE if of is None else of.get(right, _NOWHERE)
+        row = self._rows.get(left, _EMPTY)
+        return int(row[min(right, len(row) - 1)])
+
+    def _set(self, left: int, right: int, place: int) -> None:
+        if not self._short:
+            self._places.setdefault(left, {})[right] = place
+            return
+        row = self._rows.get(left, _EMPTY)
+        if right >= len(row) - 1:
+            grown = np.full(max(self._width, right + 2), _NOWHERE, np.int32)
+            grown[: len(row)] = row
+            self._rows[left] = row = grown
+        row[right] = place

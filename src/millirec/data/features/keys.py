@@ -44,6 +44,12 @@ class Keys:
             out[source] = row
         return out
 
+    def size(self, source: str) -> int:
+        """How many numbers a source has in the catalogues, 0 with them."""
+        if "." in source:
+            return int(self.places(source).max(initial=0)) + 1
+        return 1 + len(self._sources.users if source == "user" else self._sources.items)
+
     def places(self, source: str) -> NDArray[np.int64]:
         """The number of each catalogue row, for a feature of a catalogue, int64 (n + 1,)."""
         if source not in self._places:

@@ -26,6 +26,7 @@ from millirec.data.features.config import (
     NumericField,
     SequenceField,
 )
+from millirec.data.features.counts import Counts
 from millirec.data.features.facts import NEVER, Facts, recent_of
 from millirec.data.features.featuriser import Featuriser, ScaledField, clock_id, is_categorical, number
 from millirec.data.features.state import FeatureState
@@ -118,7 +119,8 @@ class LiveFeatures:
         self._categorical = [f for f in fields if is_categorical(f)]
         self._scaled = [f for f in fields if isinstance(f, ScaledField) and f.scale != "buckets"]
         self._lists = [f for f in fields if isinstance(f, MultiValuedField)]
-        self._sequences = [f for f in fields if isinstance(f, SequenceField)]
+        sequences = [f for f in fields if isinstance(f, SequenceField)]
+        self._sequences = [(f, recent_of(f), featuriser.ids_by_row[f.of]) for f in sequences]
         self.items, self._users = self._table("item"), self._table("user")
         own = [self._categorical[i] for i in self.sides.user.ids]
         self._clocks = [(place, field) for place, field in enumerate(own) if isinstance(field, ClockField)]
@@ -158,13 +160,12 @@ class LiveFeatures:
 
     def _histories(self, user: int, given: NDArray[np.int32] | None) -> NDArray[np.int32]:
         found = []
-        for field in self._sequences:
-            recent, ids = recent_of(field), self.featuriser.ids_by_row[field.of]
+        for field, recent, ids in self._sequences:
             if given is None:
                 items = self.state.recent(recent, user)
             else:
                 items = given[-field.length :] if field.only == "all" else given[:0]
-            known = np.where(items < len(ids), ids.take(items, mode="clip"), 0)
+            known = ids.take(items[items < len(ids)])
             found.append(known[known > 0])
         out = np.zeros((1, len(found), max([1, *map(len, found)])), np.int32)
         for i, items in enumerate(found):
@@ -217,6 +218,7 @@ class Numbers:
         self._ages = [i for i, f in enumerate(fields) if isinstance(f, AgeField)]
         self._gaps = [i for i, f in enumerate(fields) if isinstance(f, GapField)]
         self._gathers = [_Gather(featuriser, counts) for counts in state.counts]
+        self._gathered = np.cumsum([0, *(3 * len(counts.windows) for counts in state.counts)]).tolist()
         columns = _columns(state)
         counters = [(i, f) for i, f in enumerate(fields) if isinstance(f, CounterField)]
         sums = [(i, f) for i, f in counters if f.what != "rate"]
@@ -251,7 +253,10 @@ class Numbers:
     def _count(self, user: int, facts: Facts, raw: NDArray[np.float64]) -> None:
         if not self._gathers:
             return
-        counts = np.concatenate([gather.of(user, facts.items) for gather in self._gathers]).astype(np.float64)
+        counts = np.empty((self._gathered[-1], len(facts)))
+        for at, gather in zip(self._gathered, self._gathers, strict=False):
+            found = gather.of(user, facts.items)
+            counts[at : at + len(found)] = found
         if len(self._sums):
             raw[self._sums] = counts[self._sums_of]
         if len(self._rates):
@@ -281,29 +286,30 @@ class Numbers:
 
 
 class _Gather:
-    """Reads one `Counts` for a user and many items: int32 (3 x windows, n), or (3 x windows, 1) of the user alone."""
+    """Reads one `Counts` for a user and many items."""
 
-    def __init__(self, featuriser: Featuriser, counts: Any) -> None:
+    def __init__(self, featuriser: Featuriser, counts: Counts) -> None:
         self._counts = counts
         self._parts = [(_side(source), _places(featuriser, source)) for source in counts.by]
-        sides = [side for side, _ in self._parts]
-        self._is_split = sides == ["user", "item"]
+        self._sides = tuple(side for side, _ in self._parts)
 
     def of(self, user: int, items: NDArray[np.int64]) -> NDArray[np.int32]:
-        keys = [_key(side, places, user, items) for side, places in self._parts]
-        if self._is_split:
-            return self._counts.read_of(int(keys[0][0]), keys[1].tolist()).T
-        n = max(map(len, keys))
-        read = self._counts.read(tuple(np.broadcast_to(key, n) for key in keys)).T
-        return np.broadcast_to(read, (len(read), len(items)))
+        """int32 (3 x windows, n), or (3 x windows, 1) where all of it is the user's."""
+        keys = [self._key(side, places, user, items) for side, places in self._parts]
+        if self._sides == ("user", "item"):
+            return self._counts.read_of(keys[0], keys[1]).T
+        if self._sides == ("item",):
+            return self._counts.read((keys[0],)).T
+        n = 1 if "item" not in self._sides else len(items)
+        return self._counts.read(tuple(np.full(n, key) if isinstance(key, int) else key for key in keys)).T
 
-
-def _key(side: str, places: Column | None, user: int, items: NDArray[np.int64]) -> Column:
-    if side == "item":
-        return items if places is None else places.take(items, mode="clip")
-    if places is not None:
-        user = int(places[user]) if user < len(places) else 0
-    return np.array([user], np.int64)
+    @staticmethod
+    def _key(side: str, places: Column | None, user: int, items: NDArray[np.int64]) -> Any:
+        if side == "item":
+            return items if places is None else places.take(items, mode="clip")
+        if places is None:
+            return user
+        return int(places[user]) if user < len(places) else 0
 
 
 def _places(featuriser: Featuriser, source: str) -> Column | None:

@@ -1,5 +1,6 @@
 """`FeatureState`: events in order of time become what is known now. The live path; `replay` is its equal in bulk."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.data.features.counts import Arrays, Counts
-from millirec.data.features.facts import LABELS, NEVER, Facts, Needs, Recent, Tally
+from millirec.data.features.facts import LABELS, NEVER, STEPS, Facts, Needs, Recent, Tally
 from millirec.data.features.keys import Keys
 from millirec.data.features.ragged import Ragged
 from millirec.data.features.replay import Events
@@ -15,6 +16,7 @@ from millirec.data.history import History, HistoryLimits
 from millirec.data.labels import UNLABELLED
 
 _NONE = np.empty(0, np.int32)
+_DAY = 86_400_000
 
 
 class FeatureState:
@@ -30,12 +32,15 @@ class FeatureState:
         windows: dict[tuple[str, ...], list[int]] = {}
         for tally in needs.tallies:
             windows.setdefault(tally.by, []).append(tally.window)
-        self.counts = tuple(Counts(by, tuple(them)) for by, them in windows.items())
+        self.counts = tuple(Counts(by, tuple(them), tuple(map(keys.size, by))) for by, them in windows.items())
         self._sources = tuple(dict.fromkeys(source for tally in needs.tallies for source in tally.by))
         self.last, self.first = Moments(), Moments()
         self._histories: dict[Recent, dict[int, History]] = {recent: {} for recent in needs.recents}
         self._pending: list[tuple[int, int, int]] = []  # events of the newest millisecond
         self._newest = NEVER
+        steps = [window // STEPS for counts in self.counts for window in counts.windows if window]
+        self._step = math.gcd(*steps) if steps else _DAY
+        self._moved = NEVER  # before then no window has anything to drop
 
     def observe(self, user: int, item: int, time: int, label: int = UNLABELLED) -> None:
         """Take in one event: rows of the catalogues, milliseconds. Events with unknown (0) user or item are dropped."""
@@ -69,10 +74,12 @@ class FeatureState:
 
     def slide(self, now: int) -> None:
         """What is read from here on is read at `now` (ms). Windows do not slide back."""
-        if now > self._newest:
+        if now > self._newest and self._pending:
             self._settle()
-        for counts in self.counts:
-            counts.slide(now)
+        if now >= self._moved:
+            for counts in self.counts:
+                counts.slide(now)
+            self._moved = (now // self._step + 1) * self._step
 
     def facts(
         self, user: int, items: NDArray[Any], now: int, context: Mapping[str, NDArray[Any]] | None = None
