@@ -79,8 +79,13 @@ def models(dataset: Dataset, label: LabelConfig) -> tuple[Checkpoint, RankerChec
     fields: list[FieldConfig] = convert(SPEC["features"], list[FieldConfig], "features")
     rng, log = np.random.default_rng(0), dataset.interactions
     places = np.sort(rng.choice(np.flatnonzero(dataset.roles == TRAIN), 20_000, replace=False))
-    context = {"retrieval_score": rng.normal(size=len(places)), "retrieval_rank": rng.integers(1, 201, len(places)) * 1.0}
-    asked = Questions(log.users[places].astype(np.int64), log.items[places].astype(np.int64), log.times[places], context)
+    context = {
+        "retrieval_score": rng.normal(size=len(places)),
+        "retrieval_rank": rng.integers(1, 201, len(places)) * 1.0,
+    }
+    asked = Questions(
+        log.users[places].astype(np.int64), log.items[places].astype(np.int64), log.times[places], context
+    )
     labels = labels_of(dataset, label)
     facts = replayed(known_events(dataset, labels), asked, Needs.of(fields), Keys(dataset.users, dataset.items))
     featuriser = Featuriser.fit(fields, facts, labels[places] == 1, dataset.users, dataset.items)

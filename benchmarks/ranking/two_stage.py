@@ -75,7 +75,9 @@ def main() -> None:
     print(json.dumps({key: result[key] for key in ("figures", "difference", "relative")}, indent=1))
 
 
-def ranked(model: Checkpoint, dataset: Dataset, folder: Path, *, again: bool) -> tuple[RankerCheckpoint, dict[str, Any]]:
+def ranked(
+    model: Checkpoint, dataset: Dataset, folder: Path, *, again: bool
+) -> tuple[RankerCheckpoint, dict[str, Any]]:
     """The ranker of the model's candidates, and what it cost in CPU seconds."""
     if folder.exists() and not again:
         return RankerCheckpoint.load(folder), json.loads((folder.parent / "ranker-cost.json").read_text())

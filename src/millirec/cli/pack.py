@@ -43,13 +43,17 @@ def pack(
     ranker: Annotated[
         Path | None, typer.Option(help="A ranker's checkpoint, to be the second stage; see docs/ranking.md.")
     ] = None,
-    ranker_weights: Annotated[str, typer.Option(help="fp32, or int8: the ranker's hidden layers in integers.")] = "fp32",
+    ranker_weights: Annotated[
+        str, typer.Option(help="fp32, or int8: the ranker's hidden layers in integers.")
+    ] = "fp32",
     config_file: Annotated[
         Path | None, typer.Option("--config", "-c", help="Where the ranker's log is now, if not where it was.")
     ] = None,
     facts: Annotated[
         str,
-        typer.Option(help="What the ranker's features know at first: before-test, or all of the log it was trained on."),
+        typer.Option(
+            help="What the ranker's features know at first: before-test, or all of the log it was trained on."
+        ),
     ] = "before-test",
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:

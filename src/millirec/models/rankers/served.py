@@ -87,7 +87,9 @@ def run(served: Served, feed: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
 def assembled(feed: dict[str, NDArray[Any]], schema: Schema, sides: Sides) -> tuple[NDArray[Any], ...]:
     """The four arrays of `RankInputs` from columns by sides."""
     n = len(feed[ROW[0]])
-    groups = [(side, *(feed.get(f"{name}_{kind}") for kind in ("ids", "numbers", "lists"))) for name, side in _named(sides)]
+    groups = [
+        (side, *(feed.get(f"{name}_{kind}") for kind in ("ids", "numbers", "lists"))) for name, side in _named(sides)
+    ]
     ids = np.zeros((n, len(schema.categorical)), np.int32)
     numbers = np.zeros((n, len(schema.numbers)), np.float32)
     lists = np.zeros((n, sum(space.width for space in schema.lists)), np.int32)
