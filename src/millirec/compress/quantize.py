@@ -152,8 +152,8 @@ def rounded_weights(
             if isinstance(module, nn.Linear):
                 _replace_linear(out, name, module, blocks if weights == "int4" else channel_codes)
                 _add_range(out, name, ranges)
-    # Scales of bytes stay exact. What integers leave as floats is small, and as good in 16 bits; beside weights of 4 bits
-    # it is a tenth of all bytes.
+    # Scales of bytes stay exact. What integers leave as floats is small, and as good in 16 bits; beside weights of 4
+    # bits it is a tenth of all bytes.
     kind = torch.bfloat16 if weights == "bf16" else torch.float16
     rest = [name for name, value in out.items() if value.dtype == torch.float32 and not _is_scale(name, out)]
     out |= {name: out[name].to(kind).float() for name in rest}

@@ -3,14 +3,15 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from torch import Tensor, nn
 
 from millirec.data.dataset import VALIDATION, Dataset
-from millirec.data.features import FieldConfig, RankingRows, ranking_rows, with_tasks
+from millirec.data.features import Featuriser, FieldConfig, RankingRows, ranking_rows, with_tasks
 from millirec.data.labels import LabelConfig, labels_of, tasks_of
-from millirec.data.lineage import Step
+from millirec.data.lineage import Provenance, Step
 from millirec.metrics import ctr
 from millirec.models.rankers.calibration import Calibration
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
@@ -46,23 +47,47 @@ def fit_ranker(
     """
     rows, featuriser = ranking_rows(dataset, labels_of(dataset, plan.label), plan.features)
     rows = with_tasks(rows, tasks_of(dataset, plan.label))
-    plan.machine.prepare()
-    network = build_ranker(plan.ranker, featuriser.schema())
-    found = learned(network, rows, plan.train, plan.machine, journal, progress=progress, resume=resume)
+    what = RankerRows(rows, featuriser, plan.label, provenance_of(dataset))
+    return fit_rows(what, plan.ranker, plan.train, plan.machine, journal, progress=progress, resume=resume), rows
+
+
+class RankerRows(NamedTuple):
+    """Rows to learn from, however they were made, and what they were made of."""
+
+    rows: RankingRows
+    featuriser: Featuriser
+    label: LabelConfig
+    provenance: Provenance
+
+
+def fit_rows(
+    what: RankerRows,
+    ranker: RankerConfig,
+    train: RankTrainConfig,
+    machine: Machine,
+    journal: Journal,
+    *,
+    progress: Path | None = None,
+    resume: bool = False,
+) -> RankerCheckpoint:
+    """A ranker of these rows: their roles say which are learned from, and which decide when to stop and calibrate."""
+    rows, featuriser = what.rows, what.featuriser
+    machine.prepare()
+    network = build_ranker(ranker, featuriser.schema())
+    found = learned(network, rows, train, machine, journal, progress=progress, resume=resume)
     network.load_state_dict(found.parameters)
-    calibration, metrics = settled(network, rows, plan.train.calibration)
-    settings = msgspec.to_builtins(plan.train) | {"seed": plan.machine.seed, "device": plan.machine.device}
-    checkpoint = RankerCheckpoint(
-        config=plan.ranker,
+    calibration, metrics = settled(network, rows, train.calibration)
+    settings = msgspec.to_builtins(train) | {"seed": machine.seed, "device": machine.device}
+    return RankerCheckpoint(
+        config=ranker,
         parameters={name: value.cpu() for name, value in found.parameters.items()},
         featuriser=featuriser,
-        label=plan.label,
-        provenance=provenance_of(dataset),
+        label=what.label,
+        provenance=what.provenance,
         calibration=calibration,
         lineage=(Step(name="train", settings=settings, seconds=found.seconds),),
         metrics=metrics | found.figures,
     )
-    return checkpoint, rows
 
 
 def settled(network: nn.Module, rows: RankingRows, method: Method) -> tuple[Calibration, dict[str, float]]:
