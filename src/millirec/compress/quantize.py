@@ -16,7 +16,6 @@ from millirec.compress.rounding import (
     MOST_STEP,
     Rounding,
     block_codes,
-    channel_codes,
     exact,
     row_codes,
     shortened,
@@ -28,6 +27,7 @@ from millirec.data.errors import ConfigError
 from millirec.models.base import NetworkConfig
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, build
+from millirec.models.layers.linear import channel_codes
 from millirec.models.layers.table import Dense, Quantized
 from millirec.train.config import TrainConfig
 from millirec.train.trainable import check_trainable

@@ -61,7 +61,8 @@ def shortened(numbers: Tensor, bits: int) -> Tensor:
     """To so many significant bits, exact in 16."""
     mantissa, exponent = torch.frexp(numbers)
     levels = 1 << bits
-    return torch.ldexp((mantissa * levels).round() / levels, exponent).half().to(numbers.dtype)
+    short: Tensor = torch.ldexp((mantissa * levels).round() / levels, exponent).half().to(numbers.dtype)
+    return short
 
 
 def _block_levels(blocks: Tensor, scale: Tensor) -> Tensor:
