@@ -56,7 +56,8 @@ def run(settings: Settings, *, resume: bool) -> None:
     machine = {"seed": settings.seed, "threads": settings.threads}
     text = dumps(convert(sections | places | {"machine": machine}, RankerRun, settings.label))
     metrics, cost = train(settings.label, text, resume=resume)
-    history = json.loads((RUNS / settings.label / "progress" / "progress.json").read_text())["history"]
+    progress = RUNS / settings.label / "progress" / "progress.json"  # trees have none
+    history = json.loads(progress.read_text())["history"] if progress.exists() else []
     result = msgspec.to_builtins(settings) | {"config": sections, **metrics, "history": history, **cost}
     result["machine"] = describe()
     RESULTS.mkdir(parents=True, exist_ok=True)
