@@ -48,7 +48,8 @@ def fit_ranker(
     rows = with_tasks(rows, tasks_of(dataset, plan.label))
     plan.machine.prepare()
     network = build_ranker(plan.ranker, featuriser.schema())
-    found = learned(network, rows, plan.train, plan.machine, journal, progress=progress, resume=resume)
+    how = Training(train=plan.train, machine=plan.machine, journal=journal, progress=progress, resume=resume)
+    found = learned(network, rows, how)
     network.load_state_dict(found.parameters)
     calibration, metrics = settled(network, rows, plan.train.calibration)
     settings = msgspec.to_builtins(plan.train) | {"seed": plan.machine.seed, "device": plan.machine.device}
@@ -82,23 +83,28 @@ class Learned:
     figures: dict[str, float]
 
 
-def learned(
-    network: nn.Module,
-    rows: RankingRows,
-    train: RankTrainConfig,
-    machine: Machine,
-    journal: Journal,
-    *,
-    lesson: Lesson | None = None,
-    progress: Path | None = None,
-    resume: bool = False,
-) -> Learned:
-    """Train a network, or grow trees; `network` itself is changed by it. `lesson`: what a teacher says of the rows."""
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained, who is told, and what a teacher says of the rows. `progress`: the folder of a resumable
+    state, which `resume` takes up; trees have none.
+    """
+
+    train: RankTrainConfig
+    machine: Machine
+    journal: Journal
+    lesson: Lesson | None = None
+    progress: Path | None = None
+    resume: bool = False
+
+
+def learned(network: nn.Module, rows: RankingRows, how: Training) -> Learned:
+    """Train a network, or grow trees; `network` itself is changed by it."""
     if isinstance(network, Trees):
         began = time.monotonic()
-        parameters, grown = grow(network, rows, train, machine, journal)
+        parameters, grown = grow(network, rows, how.train, how.machine, how.journal)
         figures = {"trees": float(len(parameters["leaves"])), "grown": float(grown)}
         return Learned(parameters=parameters, seconds=time.monotonic() - began, figures=figures)
-    parameters, course = RankTrainer(network, rows, train, machine, lesson).run(progress, journal, resume=resume)
+    trainer = RankTrainer(network, rows, how.train, how.machine, how.lesson)
+    parameters, course = trainer.run(how.progress, how.journal, resume=how.resume)
     figures = {"best_epoch": float(course.best_epoch), "epochs": float(len(course.history))}
     return Learned(parameters=parameters, seconds=course.seconds, figures=figures)
