@@ -59,10 +59,10 @@ times are not known are left out. Two in five rows of its test part are of peopl
 films move on: figures are far below those of random rows.
 """
 
-_TASKS = """Made by `python -m benchmarks.ranking.tasks` under global time, with the six fields. "five": 5 stars,
-not 4 or less; "soon": the same person rates another film within the hour. "served" is the AUC of the score that is
-served, "own" that of the ranker's own logit for the task. `mmoe` learns all three and serves the chances of success and
-of five stars, 1 to 0.5; `dnn` learns success alone."""
+_TASKS = """Made by `python -m benchmarks.ranking.tasks` on MovieLens-100k under global time, six fields. "five":
+5 stars, not 4 or less; "soon": the same person rates another film within the hour. "served" is the AUC of the score
+that is served, "own" that of the ranker's own logit for the task. `mmoe` learns all three and serves the chances of
+success and of five stars, 1 to 0.5; `dnn` learns success alone."""
 _COMPRESSION = """Made by `python -m benchmarks.ranking.compression` from `dcnv2`, published fields, random rows,
 by the recipes in `benchmarks/ranking/recipes/`. Bytes are those of the parameters on disk, without vocabularies."""
 
