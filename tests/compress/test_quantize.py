@@ -1,5 +1,6 @@
 """Quantisation: what is left of numbers in few bits, in the network, on disk and in the graph."""
 
+import zlib
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,19 @@ from torch import nn
 from millirec.bundle import pack
 from millirec.compress.quantize import Quantize
 from millirec.compress.recipe import Recipe, check, compress
-from millirec.compress.rounding import block_codes, channel_codes, exact, row_codes, train_rounded
+from millirec.compress.rounding import (
+    RoundedBlocks,
+    Rounding,
+    block_codes,
+    channel_codes,
+    exact,
+    row_codes,
+    shortened,
+    train_rounded,
+)
 from millirec.compress.workshop import Workshop
 from millirec.data.codes import middle
+from millirec.data.codes import pack as packed
 from millirec.data.dataset import CONTEXT, TRAIN
 from millirec.data.errors import ConfigError
 from millirec.index import TableIndexConfig
@@ -82,6 +93,47 @@ def test_more_bits_lose_less_than_theory_allows(bits: int, seed: int, size: floa
     assert torch.equal(scale, scale.half().float())
     loss = float((kept - rows).square().mean() / rows.square().mean())
     assert loss < {2: 0.16, 4: 0.018, 8: 2e-4}[bits]  # best possible for normal numbers: .1188, .01154, ...
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sampled_from([4, 8]), st.integers(0, 1000), st.floats(1.1, 4))
+def test_wider_levels_lose_more_and_pack_into_less(bits: int, seed: int, step_scale: float) -> None:
+    rows = torch.from_numpy(np.random.default_rng(seed).standard_normal((500, 64)).astype(np.float32))
+
+    def rounded(step: float) -> tuple[float, float, int]:
+        numbers, scale = row_codes(rows, bits, step)
+        lost = float(((numbers.float() - middle(bits)) * scale - rows).square().mean())
+        return lost, float(scale.mean()), len(zlib.compress(packed(numbers.numpy(), bits).tobytes(), 9))
+
+    narrow, wide = rounded(1.0), rounded(step_scale)
+    assert wide[1] == pytest.approx(narrow[1] * step_scale, rel=0.04)
+    assert wide[0] > narrow[0]
+    assert wide[2] < narrow[2]
+    if bits == 8:  # all levels are within reach: the loss of even levels, and log2(factor) bits saved a number
+        assert wide[0] == pytest.approx(wide[1] ** 2 / 12, rel=0.1)
+        assert (narrow[2] - wide[2]) * 8 / rows.numel() == pytest.approx(np.log2(step_scale), abs=0.3)
+
+
+def test_wider_levels_of_weights() -> None:
+    weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+    narrow, wide = block_codes(weight)[1], block_codes(weight, 2.0)[1]
+    assert torch.allclose(wide, 2 * narrow, rtol=0.04)
+    assert torch.equal(RoundedBlocks(2.0)(weight), unpacked(*block_codes(weight, 2.0), 64))
+
+
+@given(st.floats(-60000, 60000, width=32), st.integers(3, 8))
+def test_significant_bits(number: float, bits: int) -> None:
+    kept = float(shortened(torch.tensor(number), bits))
+    assert kept == pytest.approx(number, rel=2.0**-bits, abs=1e-7)  # below, 16 bits have none to spare
+    if kept:
+        assert (np.frexp(kept)[0] * 2**bits).is_integer()
+    assert float(torch.tensor(kept).half()) == kept
+
+
+@pytest.mark.parametrize("fields", [{"step_scale": 0.9}, {"step_scale": 5.0}, {"step_scale": 2.0, "weights": "int8"}])
+def test_steps_that_cannot_be(fields: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="step_scale"):
+        Quantize(**fields)
 
 
 @given(st.lists(st.floats(-50, 50, width=32), min_size=2, max_size=20))
@@ -244,7 +296,7 @@ def test_training_feels_the_rounding(weights: str) -> None:
     checkpoint = untrained(30, SASREC)
     network: Any = checkpoint.network()
     names = set(network.state_dict())
-    train_rounded(network, weights=weights, bits=4, ranges=None)
+    train_rounded(network, Rounding(weights, bits=4))
     batch = Inputs.of(random_batch(30, 5, 10, seed=1))
     rounded = quantized_of(checkpoint, {"weights": weights, "table_bits": 4})
     assert torch.allclose(network.forward(batch), rounded.network().forward(batch), atol=0.02)

@@ -146,17 +146,35 @@ def test_a_row_takes_the_bytes_that_it_should(tmp_path: Path) -> None:
     assert (tmp_path / "c" / "parameters.safetensors").stat().st_size < items + network + 5000
 
 
-def test_training_on_moves_the_sub_vectors_only() -> None:
-    teacher = fit(cycle(), SASREC, TRAIN, Machine(threads=1), Silent())
+@pytest.mark.parametrize("config", [SASREC, COSINE])
+def test_training_on_moves_fine_rows_and_sub_vectors(config: Any) -> None:
+    teacher = fit(cycle(), config, TRAIN, Machine(threads=1), Silent())
     one, other = (
-        Recipe(steps=(Tier(share=0.5, codes=4, code_bits=4, train=how), Quantize(weights="int8")))
+        Recipe(steps=(Tier(share=0.5, codes=4, code_bits=4, step_scale=1.5, train=how), Quantize(weights="int8")))
         for how in (None, TRAIN)
     )
     shop = Workshop(read=cycle, machine=Machine(threads=1))
     before, after = compress(teacher, one, shop), compress(teacher, other, shop)
-    rests = {"item.slots", "item.fine.codes", "item.fine.scale", "item.coarse.codes"}
-    assert all(torch.equal(before.parameters[name], after.parameters[name]) for name in rests)
-    assert not torch.equal(before.parameters["item.coarse.centroids"], after.parameters["item.coarse.centroids"])
+    assert {name: v.shape for name, v in before.parameters.items()} == {n: v.shape for n, v in after.parameters.items()}
+    for name in ("item.slots", "item.coarse.codes"):
+        assert torch.equal(before.parameters[name], after.parameters[name])
+    for name in ("item.coarse.centroids", "item.fine.codes", "item.fine.scale"):
+        assert not torch.equal(before.parameters[name], after.parameters[name])
+    assert not vectors(after)[0].any()
+
+
+def test_what_is_measured_in_training_is_what_is_kept() -> None:
+    """The best figure that training saw is that of the table as it is stored."""
+    teacher = fit(cycle(), SASREC, TRAIN, Machine(threads=1), Silent())
+    seen: list[float] = []
+
+    class Seen(Silent):
+        def validated(self, epoch: int, figures: dict[str, float], *, best: bool) -> None:
+            seen.append(figures["ndcg@10"])
+
+    shop = Workshop(read=cycle, machine=Machine(threads=1), journal=Seen())
+    after = compress(teacher, Recipe(steps=(Tier(share=0.5, codes=4, code_bits=4, train=TRAIN),)), shop)
+    assert after.metrics["ndcg@10"] == pytest.approx(max(seen), abs=1e-6)
 
 
 @pytest.mark.parametrize(

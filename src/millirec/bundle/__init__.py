@@ -7,6 +7,7 @@ manifest in JSON. Nothing in it is ever executed, beyond running the graphs. Ope
 from millirec.bundle.foreign import ForeignConfig, ForeignItems, pack_graph
 from millirec.bundle.manifest import FileEntry, Manifest
 from millirec.bundle.packing import PackConfig, pack
+from millirec.bundle.rank_packing import RankerPart
 from millirec.bundle.read import Bundle, open_bundle
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "ForeignItems",
     "Manifest",
     "PackConfig",
+    "RankerPart",
     "open_bundle",
     "pack",
     "pack_graph",

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from millirec.bundle.ranker import RankerEntry
 from millirec.cascade.cascade import CascadeConfig
 from millirec.data.lineage import Provenance, Step
 from millirec.index import IndexConfig
@@ -32,7 +33,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `model` is the model's config as plain JSON; `inputs` the names of the graph's inputs; `parity_error` the
     measured difference between graphs and network; `state_size` the numbers in a user's state when there is a graph
     that goes on from it by one event, 0 when there is none; `index_recall` the measured recall@10 of the index against
-    exact search. `content_hash` covers what was packed, so not `created`; `seal` covers all other fields.
+    exact search; `ranker` the second stage, where there is one. `content_hash` covers what was packed, so not
+    `created`; `seal` covers all other fields.
     """
 
     schema: int
@@ -53,6 +55,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cascade: CascadeConfig
     files: dict[str, FileEntry]
     state_size: int = 0
+    ranker: RankerEntry | None = None
     content_hash: str = ""
     seal: str = ""
 

@@ -12,7 +12,7 @@ from millirec.data.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from millirec.bundle import Bundle, PackConfig
+    from millirec.bundle import Bundle, PackConfig, RankerPart
 
 
 def pack(
@@ -40,6 +40,21 @@ def pack(
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="ONNX only: how many events the graph reads at most.")] = None,
     quantize: Annotated[str | None, typer.Option(help="ONNX only: int8 computes in integers.")] = None,
+    ranker: Annotated[
+        Path | None, typer.Option(help="A ranker's checkpoint, to be the second stage; see docs/ranking.md.")
+    ] = None,
+    ranker_weights: Annotated[
+        str, typer.Option(help="fp32, or int8: the ranker's hidden layers in integers.")
+    ] = "fp32",
+    config_file: Annotated[
+        Path | None, typer.Option("--config", "-c", help="Where the ranker's log is now, if not where it was.")
+    ] = None,
+    facts: Annotated[
+        str,
+        typer.Option(
+            help="What the ranker's features know at first: before-test, or all of the log it was trained on."
+        ),
+    ] = "before-test",
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Pack a checkpoint for serving: graph, item index, catalogue, and a manifest with every hash.
@@ -62,14 +77,34 @@ def pack(
     )
     foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
     if model.suffix == ".onnx":
+        if ranker is not None:
+            raise ConfigError("--ranker with an ONNX file", "pack the checkpoint of a sequence model")
         packed = _pack_graph(model, bundle, config, foreign)
     else:
         from millirec.models.checkpoint import Checkpoint
 
         if given := [option for option, value in foreign.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
-        packed = make(Checkpoint.load(model), bundle, config)
+        part = None if ranker is None else _ranker_part(ranker, ranker_weights, config_file, facts)
+        packed = make(Checkpoint.load(model), bundle, config, part)
     _show(packed, bundle, json=json)
+
+
+def _ranker_part(path: Path, weights: str, config: Path | None, facts: str) -> "RankerPart":
+    from millirec.bundle import RankerPart
+    from millirec.cli.ranker import data_of_ranker
+    from millirec.data.features import known_events
+    from millirec.data.labels import labels_of
+    from millirec.models.rankers.checkpoint import RankerCheckpoint
+
+    if weights not in ("fp32", "int8"):
+        raise ConfigError(f"--ranker-weights {weights}", "choose fp32 or int8")
+    if facts not in ("before-test", "all"):
+        raise ConfigError(f"--facts {facts}", "choose before-test or all")
+    checkpoint = RankerCheckpoint.load(path)
+    dataset = data_of_ranker(checkpoint, config)
+    known = known_events(dataset, labels_of(dataset, checkpoint.label), test=facts == "all")
+    return RankerPart(checkpoint, known, "int8" if weights == "int8" else "fp32")
 
 
 def _pack_graph(model: Path, folder: Path, config: "PackConfig", given: "Mapping[str, object]") -> "Bundle":
@@ -116,5 +151,9 @@ def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
         ["graph against network", f"{manifest.parity_error:.1e}"],
         [f"index {type(manifest.index).__struct_config__.tag}, recall@10", f"{manifest.index_recall:.4f}"],
     ]
+    if manifest.ranker is not None:
+        told = manifest.ranker
+        rows.append([f"ranker {told.model['kind']}, {told.weights}, against its network", f"{told.parity_error:.1e}"])
+        rows.append(["events that its features know", f"{told.n_events:,}"])
     table(manifest.name, ["bundle", str(folder)], rows)
     note(f"serve it: millirec serve {folder}")

@@ -67,8 +67,15 @@ class NewTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         config = self.rewritten(checkpoint.config, len(checkpoint.catalog))
         made = replace(checkpoint, config=config, parameters=self.parameters(checkpoint, workshop, config), metrics={})
         if self.train is not None:
-            made = recovered(made, self.train, workshop, folder)
+            made = self.learned(made, checkpoint, self.train, workshop, folder)
         return measured(made, workshop) if self.needs_data else made
+
+    def learned(
+        self, made: Checkpoint, before: Checkpoint, train: TrainConfig, workshop: Workshop, folder: Path | None
+    ) -> Checkpoint:
+        """`made` after training on; `before` has the table of floats."""
+        del before
+        return recovered(made, train, workshop, folder)
 
     def parameters(self, checkpoint: Checkpoint, workshop: Workshop, config: ModelConfig) -> dict[str, Tensor]:
         """What training begins with: the checkpoint's own parameters save for those of the table."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from millirec import __version__
 from millirec.compress.anew import Train
 from millirec.compress.distil import Distil
 from millirec.compress.factorise import Factorise
@@ -89,8 +90,8 @@ def _applied(step: StepConfig, checkpoint: Checkpoint, workshop: Workshop, folde
 
 
 def _folders(checkpoint: Checkpoint, recipe: Recipe, workshop: Workshop) -> Iterator[Path | None]:
-    """A folder for the result of each step, named by the hash of all that decides it."""
-    digest = hashlib.sha256(checkpoint.content_hash.encode())
+    """A folder for the result of each step, named by the hash of all that decides it, the version included."""
+    digest = hashlib.sha256(f"{__version__} {checkpoint.content_hash}".encode())
     for step in recipe.steps:
         digest.update(msgspec.json.encode([step, workshop.repeats]))
         if isinstance(step, Distil):

@@ -19,6 +19,7 @@ from millirec.data.event import Record, state_key
 from millirec.engine.batcher import encode_all
 from millirec.engine.carry import Carry, Question, capacity_of
 from millirec.engine.loaded import Loaded
+from millirec.engine.ranker import Asker, LiveRanker
 from millirec.engine.settings import EngineSettings
 from millirec.engine.state import StateStore
 
@@ -150,6 +151,15 @@ class Engine:
         """
         self._loaded = self._load(bundle)
 
+    @property
+    def reads_log(self) -> bool:
+        """Whether answers depend on the events of all users, by way of a ranker's features."""
+        return self._loaded.ranker is not None
+
+    def follow(self) -> None:
+        """Let the ranker's features see the newest events, so that the next question need not wait for them."""
+        self._loaded.follow(self.store)
+
     def close(self) -> None:
         """Commit what is waiting and close the store."""
         self.store.close()
@@ -164,6 +174,9 @@ class Engine:
         loaded = Loaded(bundle, self.settings.threads, self._cascade)
         loaded.carry = self._carry(loaded)
         loaded.catch_up(self.store.read([]))
+        if loaded.cascade.ranked and bundle.ranker is not None:
+            loaded.ranker = LiveRanker(bundle.ranker, self.settings.threads, self.settings.ranker_users)
+            loaded.follow(self.store)
         one = np.ones((1, 1), np.int32)
         loaded.runner.encode(Batch(one, one[0], one.astype(np.int64), one[0].astype(np.int64)))
         return loaded
@@ -205,8 +218,9 @@ class Engine:
         """Read the histories of all questions, and what is new of items, from one snapshot."""
         stored = [turn for turn in turns if turn.key is not None]
         keys = [turn.key for turn in stored if turn.key is not None]
-        snapshot = self.store.read(keys, len(loaded.rows), loaded.version)
+        snapshot = self.store.read(keys, len(loaded.rows), loaded.version, loaded.entries_from)
         loaded.catch_up(snapshot)
+        loaded.follow(self.store, snapshot)
         for turn, history in zip(stored, snapshot.histories, strict=True):
             turn.items, turn.times = loaded.rows[history.items], history.times
             turn.asked.history = turn.items
@@ -232,6 +246,19 @@ class Engine:
             excluded = set(query.exclude)
             asked.names = tuple([name for name in query.candidates if name not in excluded])
             asked.candidates = rows(asked.names)
+        if loaded.ranker is not None:
+            asked.ranker = loaded.ranker.scorer(self._asker(loaded.ranker, turn))
+
+    def _asker(self, ranker: LiveRanker, turn: _Turn) -> Asker:
+        """Who asks, for the ranker. A question about the future is answered as of now: windows do not slide back.
+
+        Without a time of its own a question comes after all acknowledged events, those of this millisecond too.
+        """
+        query, clock = turn.query, self.store.clock()
+        now = clock + 1 if query.time is None else min(query.time, clock)
+        if query.items is not None:
+            return Asker(0, now, query.context, turn.items)
+        return Asker(ranker.user_row(query.user, query.session), now, query.context)
 
     def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
         if not loaded.cascade.wants_vector:

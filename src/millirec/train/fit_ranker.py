@@ -3,14 +3,15 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 from torch import Tensor, nn
 
 from millirec.data.dataset import VALIDATION, Dataset
-from millirec.data.features import FieldConfig, RankingRows, ranking_rows, with_tasks
+from millirec.data.features import Featuriser, FieldConfig, RankingRows, ranking_rows, with_tasks
 from millirec.data.labels import LabelConfig, labels_of, tasks_of
-from millirec.data.lineage import Step
+from millirec.data.lineage import Provenance, Step
 from millirec.metrics import ctr
 from millirec.models.rankers.calibration import Calibration
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
@@ -36,6 +37,20 @@ class RankerPlan(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine = Machine()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained, who is told, and what a teacher says of the rows. `progress`: the folder of a resumable
+    state, which `resume` takes up; trees have none.
+    """
+
+    train: RankTrainConfig
+    machine: Machine
+    journal: Journal
+    lesson: Lesson | None = None
+    progress: Path | None = None
+    resume: bool = False
+
+
 def fit_ranker(
     dataset: Dataset, plan: RankerPlan, journal: Journal, *, progress: Path | None = None, resume: bool = False
 ) -> tuple[RankerCheckpoint, RankingRows]:
@@ -46,24 +61,39 @@ def fit_ranker(
     """
     rows, featuriser = ranking_rows(dataset, labels_of(dataset, plan.label), plan.features)
     rows = with_tasks(rows, tasks_of(dataset, plan.label))
-    plan.machine.prepare()
-    network = build_ranker(plan.ranker, featuriser.schema())
+    what = RankerRows(rows, featuriser, plan.label, provenance_of(dataset))
     how = Training(train=plan.train, machine=plan.machine, journal=journal, progress=progress, resume=resume)
+    return fit_rows(what, plan.ranker, how), rows
+
+
+class RankerRows(NamedTuple):
+    """Rows to learn from, however they were made, and what they were made of."""
+
+    rows: RankingRows
+    featuriser: Featuriser
+    label: LabelConfig
+    provenance: Provenance
+
+
+def fit_rows(what: RankerRows, ranker: RankerConfig, how: Training) -> RankerCheckpoint:
+    """A ranker of these rows: their roles say which are learned from, and which decide when to stop and calibrate."""
+    rows, featuriser = what.rows, what.featuriser
+    how.machine.prepare()
+    network = build_ranker(ranker, featuriser.schema())
     found = learned(network, rows, how)
     network.load_state_dict(found.parameters)
-    calibration, metrics = settled(network, rows, plan.train.calibration)
-    settings = msgspec.to_builtins(plan.train) | {"seed": plan.machine.seed, "device": plan.machine.device}
-    checkpoint = RankerCheckpoint(
-        config=plan.ranker,
+    calibration, metrics = settled(network, rows, how.train.calibration)
+    settings = msgspec.to_builtins(how.train) | {"seed": how.machine.seed, "device": how.machine.device}
+    return RankerCheckpoint(
+        config=ranker,
         parameters={name: value.cpu() for name, value in found.parameters.items()},
         featuriser=featuriser,
-        label=plan.label,
-        provenance=provenance_of(dataset),
+        label=what.label,
+        provenance=what.provenance,
         calibration=calibration,
         lineage=(Step(name="train", settings=settings, seconds=found.seconds),),
         metrics=metrics | found.figures,
     )
-    return checkpoint, rows
 
 
 def settled(network: nn.Module, rows: RankingRows, method: Method) -> tuple[Calibration, dict[str, float]]:
@@ -81,20 +111,6 @@ class Learned:
     parameters: dict[str, Tensor]
     seconds: float
     figures: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """How a network is trained, who is told, and what a teacher says of the rows. `progress`: the folder of a resumable
-    state, which `resume` takes up; trees have none.
-    """
-
-    train: RankTrainConfig
-    machine: Machine
-    journal: Journal
-    lesson: Lesson | None = None
-    progress: Path | None = None
-    resume: bool = False
 
 
 def learned(network: nn.Module, rows: RankingRows, how: Training) -> Learned:

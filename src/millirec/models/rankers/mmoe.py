@@ -82,8 +82,7 @@ def combined(logits: Tensor, weights: Tensor, how: Literal["sum", "product"]) ->
     """The logit (B,) of the weighted mean of the chances of (B, T) logits, arithmetic or geometric; weights (T,) sum up
     to 1."""
     if how == "sum":
-        heavy = weights > 0
-        logits, shares = logits[:, heavy], weights[heavy].log()
+        shares = weights.clamp(min=1e-30).log()  # a task of no weight adds nothing that a float could hold
         yes = torch.logsumexp(shares + F.logsigmoid(logits), dim=1)
         no = torch.logsumexp(shares + F.logsigmoid(-logits), dim=1)
         return yes - no
