@@ -1,6 +1,6 @@
 """The cascade: sources, filters, scorers, selectors, as declared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Literal, NamedTuple
 
@@ -129,6 +129,20 @@ class Cascade:
         return [
             Run(self, one, shared).answer(pool, found) for one, pool, found in zip(asked, pools, fetched, strict=True)
         ]
+
+    def stream(self, asked: Asked, encode: Callable[[], None]) -> Iterator[tuple[Ranking, bool]]:
+        """The answer to one question stage by stage, and whether it is the last: at least the popular items.
+
+        `encode` gives `asked` its vector, once the popular items are out. A stage that was announced is made, one that
+        is not expected to end in time is not announced.
+        """
+        pool = allowed(self.shelf, asked)
+        popular = Run(self, asked, 0.0).popular(pool)
+        is_last = asked.due is not None and not self.costs.fit(("encode", "retrieval"), asked.due)
+        yield popular, is_last
+        if not is_last:
+            encode()
+            yield from Run(self, asked, 0.0).stages(pool)
 
     def want(self, asked: Asked) -> int:
         """How many candidates the selectors read."""

@@ -27,6 +27,14 @@ class Costs:
             self._seconds[name] *= _FORGET
         return False
 
+    def fit(self, names: tuple[str, ...], due: float) -> bool:
+        """Whether these stages, one after the other, are expected to end by `due`; as `fits` otherwise."""
+        if perf_counter() + sum(map(self.expected, names)) <= due:
+            return True
+        for name in self._seconds.keys() & set(names):
+            self._seconds[name] *= _FORGET
+        return False
+
     def took(self, name: str, seconds: float) -> None:
         """Note what a stage took."""
         old = self._seconds.get(name)

@@ -1,7 +1,8 @@
 """`Run`: one question on its way through the stages, and the trace that it leaves."""
 
+from collections.abc import Callable, Iterator
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,18 @@ if TYPE_CHECKING:
     from millirec.cascade.cascade import Cascade
 
 _WIDER = 4
+
+
+class Step(NamedTuple):
+    """A stage after the popular items: its name, the name of its costs, and what makes its list of the one before.
+
+    `is_chosen`: the list is the answer as it stands; of others the k best are.
+    """
+
+    stage: str
+    cost: str
+    make: Callable[[Candidates], Candidates]
+    is_chosen: bool = False
 
 
 class Run:
@@ -47,6 +60,9 @@ class Run:
         else:
             chosen = self._from_pool(pool) if pool is not None else self._candidates(found)
             chosen = self._best(chosen) if self.cascade.plain else self._chosen(chosen, pool is not None)
+        return self._ranking(chosen)
+
+    def _ranking(self, chosen: Candidates) -> Ranking:
         if not chosen.ordered:  # a model that has no number for an item has nothing to say about it
             finite = np.isfinite(chosen.scores)
             chosen = chosen if finite.all() else chosen.take(finite)
@@ -65,21 +81,52 @@ class Run:
 
     def _in_time(self, pool: NDArray[np.int32] | None, due: float) -> Candidates:
         """The list of the last stage that is expected to end by `due`; no stage is begun that is not."""
-        costs = self.cascade.costs
-        if self.asked.is_late or not costs.fits("retrieval", due):
+        if self.asked.is_late or not self.cascade.costs.fits("retrieval", due):
             self.stage = "popular"
             return self._best(self._popular(pool))
-        begun = perf_counter()
-        candidates = self._from_pool(pool) if pool is not None else self._candidates(None)
-        done = perf_counter()
-        costs.took("retrieval", done - begun)
-        if self.cascade.plain or not costs.fits("selectors", due):
-            self.stage = "full" if self.cascade.plain else "retrieval"
-            return self._best(candidates)
-        self.stage = "full"
-        chosen = self._chosen(candidates, pool is not None)
-        costs.took("selectors", perf_counter() - done)
-        return chosen
+        *_, (step, candidates, _) = self._stages(pool, due)
+        return candidates if step.is_chosen else self._best(candidates)
+
+    def popular(self, pool: NDArray[np.int32] | None) -> Ranking:
+        """The list of the stage "popular"."""
+        self.stage = "popular"
+        return self._ranking(self._best(self._popular(pool)))
+
+    def stages(self, pool: NDArray[np.int32] | None) -> Iterator[tuple[Ranking, bool]]:
+        """The list of each later stage as soon as it is there, and whether it is the last for which there is time."""
+        for step, candidates, is_last in self._stages(pool, self.asked.due):
+            before, since = len(self.trace), self.since
+            yield self._ranking(candidates if step.is_chosen else self._best(candidates)), is_last
+            del self.trace[before:]
+            self.since += perf_counter() - since
+
+    def _steps(self, pool: NDArray[np.int32] | None) -> list[Step]:
+        """The stages after the popular items. The last one is everything, and called "full"."""
+        steps = [Step("retrieval", "retrieval", lambda _: self._retrieved(pool))]
+        if not self.cascade.plain:
+            steps.append(Step("selectors", "selectors", lambda found: self._chosen(found, pool is not None), True))
+        steps[-1] = steps[-1]._replace(stage="full")
+        return steps
+
+    def _stages(self, pool: NDArray[np.int32] | None, due: float | None) -> Iterator[tuple[Step, Candidates, bool]]:
+        """One stage after the other, as long as the next is expected to end by `due`, None = whenever.
+
+        The first is begun in any case.
+        """
+        costs, steps, found = self.cascade.costs, self._steps(pool), _EMPTY
+        for place, step in enumerate(steps, 1):
+            begun = perf_counter()
+            found = step.make(found)
+            self.stage = step.stage
+            if due is not None:
+                costs.took(step.cost, perf_counter() - begun)
+            is_last = place == len(steps) or (due is not None and not costs.fits(steps[place].cost, due))
+            yield step, found, is_last
+            if is_last:
+                return
+
+    def _retrieved(self, pool: NDArray[np.int32] | None) -> Candidates:
+        return self._from_pool(pool) if pool is not None else self._candidates(None)
 
     def _popular(self, pool: NDArray[np.int32] | None) -> Candidates:
         """What takes no model and next to no time, filtered like everything else."""

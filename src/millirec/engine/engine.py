@@ -1,11 +1,12 @@
 """`Engine`: observe, recommend, swap. The one place where a bundle meets the state of users."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from secrets import token_hex
 from time import perf_counter
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +54,7 @@ class Engine:
         cascade: CascadeConfig | None = None,
     ) -> None:
         self.store, self.settings, self._cascade = store, settings or EngineSettings(), cascade
-        self._loaded = self._load(bundle)
+        self._loaded = self._load(bundle, cascade)
 
     @property
     def bundle(self) -> Bundle:
@@ -75,12 +76,13 @@ class Engine:
             raise answer
         return answer
 
-    def recommend_many(self, queries: Sequence[Query]) -> list[Ranking | MillirecError]:
+    def recommend_many(self, queries: Sequence[Query], loaded: Loaded | None = None) -> list[Ranking | MillirecError]:
         """Answers in the order of the questions. A question that cannot be answered gets its error instead.
 
-        All are answered from one snapshot of the state, by one bundle, with as few encoder calls as pay.
+        All are answered from one snapshot of the state, by one bundle, with as few encoder calls as pay. `loaded`: one
+        that `prepare` gave is asked in the place of the one that serves, to warm it up.
         """
-        loaded = self._loaded
+        loaded = loaded or self._loaded
         answers: dict[int, Ranking | MillirecError] = {}
         turns: list[_Turn] = []
         started = perf_counter()
@@ -94,7 +96,7 @@ class Engine:
         except ArtifactError as error:  # one damaged state must not spoil the others
             if len(queries) == 1:
                 return [error]
-            return [answer for query in queries for answer in self.recommend_many([query])]
+            return [answer for query in queries for answer in self.recommend_many([query], loaded)]
         for turn in turns:
             try:
                 self._narrow(loaded, turn)
@@ -113,8 +115,35 @@ class Engine:
         if any(turn.asked.due is not None for turn in turns):
             loaded.cascade.costs.took("question", (perf_counter() - begun) / len(turns))
         for turn, ranking in zip(turns, rankings, strict=True):
-            answers[turn.place] = ranking
+            answers[turn.place] = _signed(ranking, loaded)
         return [answers[place] for place in range(len(queries))]
+
+    def stream(self, query: Query) -> Iterator[tuple[Ranking, bool]]:
+        """The answer stage by stage, each as soon as it is there, and whether it is the last one.
+
+        The last is what `recommend` answers. Nothing is computed before it is asked for, so whoever stops asking costs
+        no more. Raises QueryError, before the first one, when the question cannot be answered as it was put.
+        """
+        if query.candidates is not None:
+            raise QueryError("candidates are ranked at once, not stage by stage", "ask with `recommend`")
+        loaded, started = self._loaded, perf_counter()
+        turn = self._turn(loaded, 0, query)
+        self._remember(loaded, [turn])
+        self._narrow(loaded, turn)
+        turn.asked.before = _before(turn, (perf_counter() - started) * 1e6, 0.0)[:1]
+        _set_due(loaded, [turn], started)
+
+        def encode() -> None:
+            begun = perf_counter()
+            if loaded.cascade.wants_vector:
+                turn.asked.vector = self._vectors(loaded, [turn])[0]
+                if turn.asked.due is not None:
+                    loaded.cascade.costs.took("encode", perf_counter() - begun)
+            took = turn.asked.before[0].microseconds, (perf_counter() - begun) * 1e6
+            turn.asked.before = _before(turn, *took)
+
+        for ranking, is_last in loaded.cascade.stream(turn.asked, encode):
+            yield _signed(ranking, loaded), is_last
 
     def similar(self, item: str, k: int = 10) -> Ranking:
         """The `k` available items whose vectors point most nearly the same way (cosine), best first.
@@ -136,32 +165,44 @@ class Engine:
             rows, scores = rows[there], scores[there]
         rows, scores = rows[:k], scores[:k]
         took = (perf_counter() - started) * 1e6
-        return Ranking(
+        found = Ranking(
             items=tuple([vocabulary.ids[row - 1] for row in rows.tolist()]),
             scores=tuple(scores.tolist()),
             source="similar",
             trace=(Stage("similar", n, len(rows), took),),
         )
+        return _signed(found, loaded)
 
     def swap(self, bundle: Bundle) -> None:
         """Answer from another bundle from now on; questions under way end on the old one.
 
         The new bundle is loaded and warm before the old one goes. Raises ArtifactError when it does not load.
         """
-        self._loaded = self._load(bundle)
+        self.serve(self.prepare(bundle, self._cascade))
+
+    def prepare(self, bundle: Bundle, cascade: CascadeConfig | None = None) -> Loaded:
+        """A bundle ready to answer, with `cascade` in the place of its own; nothing changes until `serve`.
+
+        Raises ArtifactError when it does not load, ConfigError when bundle, cascade and store do not fit.
+        """
+        return self._load(bundle, cascade)
+
+    def serve(self, loaded: Loaded) -> None:
+        """Answer from what `prepare` gave from now on; questions under way end on the old one."""
+        self._loaded = loaded
 
     def close(self) -> None:
         """Commit what is waiting and close the store."""
         self.store.close()
 
-    def _load(self, bundle: Bundle) -> Loaded:
+    def _load(self, bundle: Bundle, cascade: CascadeConfig | None) -> Loaded:
         window = self.store.settings.limits.window
         if window < bundle.max_length:
             raise ConfigError(
                 f"$.limits.window = {window} keeps fewer events than the bundle reads ({bundle.max_length})",
                 f"set it to {bundle.max_length} or more",
             )
-        loaded = Loaded(bundle, self.settings.threads, self._cascade)
+        loaded = Loaded(bundle, self.settings.threads, cascade)
         loaded.carry = self._carry(loaded)
         loaded.catch_up(self.store.read([]))
         one = np.ones((1, 1), np.int32)
@@ -271,6 +312,11 @@ class Engine:
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.settings.max_k:
             raise QueryError(f"k = {k}", f"choose 1 to {self.settings.max_k}")
+
+
+def _signed(ranking: Ranking, loaded: Loaded) -> Ranking:
+    """The answer with the name and the version of the bundle that gave it."""
+    return msgspec.structs.replace(ranking, model=loaded.bundle.name, version=loaded.bundle.version)
 
 
 def _set_due(loaded: Loaded, turns: Sequence[_Turn], started: float) -> None:

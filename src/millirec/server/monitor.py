@@ -112,6 +112,11 @@ class Monitor:
         self._ready.set(1)
         self._model.labels(model, version).set(1)
 
+    def swapped(self, old: tuple[str, str], new: tuple[str, str]) -> None:
+        """Another model answers."""
+        self._model.labels(*old).set(0)
+        self._model.labels(*new).set(1)
+
     def stopped(self) -> None:
         """This worker answers no longer."""
         self._ready.set(0)
