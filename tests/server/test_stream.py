@@ -162,7 +162,7 @@ class Visitor:
         self.seen: list[tuple[str, int]] = []
         self._left = asyncio.Event()
         self._asked = False
-        runner = service.engine._loaded.runner
+        runner = service.engine._loaded.members.all[0].runner
         encode = runner.encode
 
         def counted(batch: Any) -> Any:

@@ -62,20 +62,15 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
     """
     import torch
 
-    from millirec.models.base import SequenceModel, Stepwise
+    from millirec.models.base import Stepwise
 
     config = config or PackConfig()
     check_target(folder)
     catalog = kept_features(checkpoint.catalog, config)
-    network = checkpoint.network()
-    if not isinstance(network, SequenceModel):
-        kind = msgspec.to_builtins(checkpoint.config)["kind"]
-        raise ConfigError(
-            f'$.model.kind = "{kind}" has no user vectors to serve', "pack a sequence model, such as sasrec"
-        )
+    network = network_of(checkpoint)
     with torch.inference_mode():
         vectors = network.item_vectors().float().numpy()
-    tensors, error = _export(network, checkpoint, config)
+    tensors, error = exported(network, checkpoint, config)
     chosen, arrays, recall = _build_index(network, vectors, checkpoint, config)
     told = _described(checkpoint, config, network) | {
         "dim": vectors.shape[1],
@@ -86,6 +81,19 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
     }
     tensors |= {f"index/{name}": array for name, array in arrays.items()}
     return write(folder, tensors | {"popularity": checkpoint.popularity.astype(np.int64)}, catalog, told)
+
+
+def network_of(checkpoint: "Checkpoint") -> "SequenceModel":
+    """The network. Raises ConfigError for a model without user vectors."""
+    from millirec.models.base import SequenceModel
+
+    network = checkpoint.network()
+    if not isinstance(network, SequenceModel):
+        kind = msgspec.to_builtins(checkpoint.config)["kind"]
+        raise ConfigError(
+            f'$.model.kind = "{kind}" has no user vectors to serve', "pack a sequence model, such as sasrec"
+        )
+    return network
 
 
 def kept_features(catalog: Catalog, config: PackConfig) -> Catalog:
@@ -129,7 +137,7 @@ def _described(checkpoint: "Checkpoint", config: PackConfig, network: "SequenceM
     }
 
 
-def _export(network: "SequenceModel", checkpoint: "Checkpoint", config: PackConfig) -> tuple[dict[str, Array], float]:
+def exported(network: "SequenceModel", checkpoint: "Checkpoint", config: PackConfig) -> tuple[dict[str, Array], float]:
     """The graphs and their arrays, and the largest difference to the network."""
     from millirec.models.base import Stepwise
     from millirec.models.config import max_length

@@ -140,8 +140,12 @@ class Cascade:
         popular = Run(self, asked, 0.0).popular(pool)
         is_last = asked.due is not None and not self.costs.fit(("encode", "retrieval"), asked.due)
         yield popular, is_last
-        if not is_last:
-            encode()
+        if is_last:
+            return
+        encode()
+        if asked.is_late:  # it took longer than ever before
+            yield Run(self, asked, 0.0).popular(pool), True
+        else:
             yield from Run(self, asked, 0.0).stages(pool)
 
     def want(self, asked: Asked) -> int:

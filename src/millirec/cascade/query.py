@@ -222,7 +222,8 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     order. `propensities`: how probable each item was at its place, given those before it; None when nothing was left
     to chance. `request_id` is that of the question. `stage`: what there was time for, "popular", "retrieval" or
     "full"; None for a question without a deadline. `model` and `version`: of the bundle that answered, "" before the
-    engine names it.
+    engine names it. `members`: of a bundle with several models, those whose scores these are; `left_out`: name ->
+    "late" or "failed" of the others.
     """
 
     items: tuple[str, ...]
@@ -235,3 +236,5 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     stage: str | None = None
     model: str = ""
     version: str = ""
+    members: tuple[str, ...] | None = None
+    left_out: dict[str, str] | None = None

@@ -16,8 +16,12 @@ if TYPE_CHECKING:
 
 
 def pack(
-    model: Annotated[
-        Path, typer.Argument(help="The checkpoint's folder, or an ONNX file made elsewhere.", metavar="CHECKPOINT|ONNX")
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The checkpoint's folder, or an ONNX file made elsewhere; several checkpoints become one bundle.",
+            metavar="CHECKPOINT|ONNX",
+        ),
     ],
     bundle: Annotated[
         Path, typer.Option("--output", "-o", help="The bundle's folder; an older bundle there is replaced.")
@@ -34,6 +38,16 @@ def pack(
     cascade: Annotated[
         Path | None, typer.Option(help="A TOML file: what is done with a question; see docs/cascade.md.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fitted|equal|W,W",
+            help="Several checkpoints: the weights of their scores; fitted = as suits the validation part best.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A run's TOML that says where the data is now, for fitting.")
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
@@ -45,6 +59,7 @@ def pack(
     """Pack a checkpoint for serving: graph, item index, catalogue, and a manifest with every hash.
 
     An ONNX graph made elsewhere is packed with its item ids and vectors; see docs/bring-your-own.md.
+    Several checkpoints answer together, by the weighted sum of their scores; see docs/cascade.md.
     """
     from millirec.bundle import PackConfig
     from millirec.bundle import pack as make
@@ -61,15 +76,44 @@ def pack(
         features=None if features is None else tuple(filter(None, features.split(","))),
     )
     foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
-    if model.suffix == ".onnx":
-        packed = _pack_graph(model, bundle, config, foreign)
+    if len(models) == 1 and weights is not None:
+        raise ConfigError("--weights with one checkpoint", "give two or more, or leave it out")
+    if len(models) == 1 and models[0].suffix == ".onnx":
+        packed = _pack_graph(models[0], bundle, config, foreign)
     else:
         from millirec.models.checkpoint import Checkpoint
 
         if given := [option for option, value in foreign.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
-        packed = make(Checkpoint.load(model), bundle, config)
+        if len(models) == 1:
+            packed = make(Checkpoint.load(models[0]), bundle, config)
+        else:
+            packed = _pack_several(models, bundle, config, weights or "fitted", data)
     _show(packed, bundle, json=json)
+
+
+def _pack_several(models: list[Path], folder: Path, config: "PackConfig", weights: str, data: Path | None) -> "Bundle":
+    from millirec.bundle import pack_ensemble
+    from millirec.models.checkpoint import Checkpoint
+
+    if files := [model for model in models if model.suffix == ".onnx"]:
+        raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
+    if weights not in ("fitted", "equal"):
+        try:
+            given = [float(weight) for weight in weights.split(",")]
+        except ValueError as error:
+            raise ConfigError(f"--weights {weights}", "use fitted, equal, or numbers with commas between") from error
+        return pack_ensemble([Checkpoint.load(model) for model in models], given, folder, config)
+    checkpoints = [Checkpoint.load(model) for model in models]
+    if weights == "equal":
+        return pack_ensemble(checkpoints, [1.0] * len(checkpoints), folder, config)
+    from millirec.cli.artifact import Artifact, alike
+    from millirec.train.ensemble import Ensemble, fitted_shares
+
+    artifacts = [Artifact.open(model) for model in models]
+    alike(artifacts)
+    shares = fitted_shares(Ensemble(checkpoints), artifacts[0].data(data), repeats=artifacts[0].repeats)
+    return pack_ensemble(checkpoints, shares, folder, config)
 
 
 def _pack_graph(model: Path, folder: Path, config: "PackConfig", given: "Mapping[str, object]") -> "Bundle":
@@ -111,6 +155,7 @@ def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
         return
     rows = [
         ["version", packed.version],
+        *([f"weight of {member.name}", f"{member.share:g}"] for member in manifest.members),
         ["items", f"{manifest.n_items:,}"],
         ["size", f"{packed.bytes / 1e6:.2f} MB"],
         ["graph against network", f"{manifest.parity_error:.1e}"],

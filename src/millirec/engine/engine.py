@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
 from secrets import token_hex
 from time import perf_counter
 
@@ -14,12 +15,11 @@ from millirec.bundle import Bundle
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Asked, Query, Ranking, Stage, Trace
 from millirec.cascade.rules import boosts_of, check_values, meets
-from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
 from millirec.data.event import Record, state_key
-from millirec.engine.batcher import encode_all
-from millirec.engine.carry import Carry, Question, capacity_of
+from millirec.engine.carry import Question
 from millirec.engine.loaded import Loaded
+from millirec.engine.members import Encoded
 from millirec.engine.settings import EngineSettings
 from millirec.engine.state import StateStore
 
@@ -38,6 +38,12 @@ class _Turn:
     times: NDArray[np.int64]
     time: int
     key: bytes | None
+    encoded: Encoded | None = None
+
+    @property
+    def question(self) -> Question:
+        """What the models read."""
+        return Question(self.key, self.items, self.times, self.time)
 
 
 class Engine:
@@ -105,17 +111,17 @@ class Engine:
         turns = [turn for turn in turns if turn.place not in answers]
         read = perf_counter()
         _set_due(loaded, turns, started)
-        vectors = self._encode(loaded, turns)
+        if loaded.cascade.wants_vector:
+            self._encode(loaded, turns)
         times = ((read - started) * 1e6, (perf_counter() - read) * 1e6)
-        for turn, vector in zip(turns, vectors, strict=True):
-            turn.asked.vector = vector
+        for turn in turns:
             turn.asked.before = _before(turn, *times)
         begun = perf_counter()
         rankings = loaded.cascade.run([turn.asked for turn in turns])
         if any(turn.asked.due is not None for turn in turns):
             loaded.cascade.costs.took("question", (perf_counter() - begun) / len(turns))
         for turn, ranking in zip(turns, rankings, strict=True):
-            answers[turn.place] = _signed(ranking, loaded)
+            answers[turn.place] = _signed(ranking, loaded, turn.encoded)
         return [answers[place] for place in range(len(queries))]
 
     def stream(self, query: Query) -> Iterator[tuple[Ranking, bool]]:
@@ -136,14 +142,12 @@ class Engine:
         def encode() -> None:
             begun = perf_counter()
             if loaded.cascade.wants_vector:
-                turn.asked.vector = self._vectors(loaded, [turn])[0]
-                if turn.asked.due is not None:
-                    loaded.cascade.costs.took("encode", perf_counter() - begun)
+                self._encode(loaded, [turn])
             took = turn.asked.before[0].microseconds, (perf_counter() - begun) * 1e6
             turn.asked.before = _before(turn, *took)
 
         for ranking, is_last in loaded.cascade.stream(turn.asked, encode):
-            yield _signed(ranking, loaded), is_last
+            yield _signed(ranking, loaded, turn.encoded), is_last
 
     def similar(self, item: str, k: int = 10) -> Ranking:
         """The `k` available items whose vectors point most nearly the same way (cosine), best first.
@@ -202,21 +206,10 @@ class Engine:
                 f"$.limits.window = {window} keeps fewer events than the bundle reads ({bundle.max_length})",
                 f"set it to {bundle.max_length} or more",
             )
-        loaded = Loaded(bundle, self.settings.threads, cascade)
-        loaded.carry = self._carry(loaded)
+        loaded = Loaded(bundle, self.settings, cascade)
         loaded.catch_up(self.store.read([]))
-        one = np.ones((1, 1), np.int32)
-        loaded.runner.encode(Batch(one, one[0], one.astype(np.int64), one[0].astype(np.int64)))
+        loaded.members.warm_up()
         return loaded
-
-    def _carry(self, loaded: Loaded) -> Carry | None:
-        """Room for the states of users, when the bundle's model has some."""
-        settings, bundle = self.settings, loaded.bundle
-        if not loaded.runner.carries:
-            return None
-        size = capacity_of(settings.carry_mb, bundle.manifest.state_size, bundle.max_length)
-        limits = settings.max_batch, settings.max_padding
-        return Carry(loaded.runner, bundle.max_length, size, limits) if size else None
 
     def _turn(self, loaded: Loaded, place: int, query: Query) -> _Turn:
         """Check a question and take from it what needs no state."""
@@ -274,36 +267,27 @@ class Engine:
             asked.names = tuple([name for name in query.candidates if name not in excluded])
             asked.candidates = rows(asked.names)
 
-    def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
-        if not loaded.cascade.wants_vector:
-            return [None] * len(turns)
-        if any(turn.asked.due is not None for turn in turns):
-            return self._encode_in_time(loaded, turns)
-        return self._vectors(loaded, turns)
+    def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
+        """Give questions their user vectors; those in a hurry first, as far as their time allows for it."""
+        hurried = sorted([turn for turn in turns if turn.query.deadline_ms is not None], key=_deadline)
+        for _, group in groupby(hurried, _deadline):
+            self._encode_in_time(loaded, list(group))
+        patient = [turn for turn in turns if turn.query.deadline_ms is None] if hurried else turns
+        if patient:
+            _take(patient, loaded.members.encode([turn.question for turn in patient]))
 
-    def _encode_in_time(self, loaded: Loaded, turns: Sequence[_Turn]) -> list[NDArray[np.float32] | None]:
-        """Vectors of the questions whose time allows for it; the others are told that they are late."""
-        costs, n = loaded.cascade.costs, len(turns)
-        for turn in turns:
-            due = turn.asked.due
-            turn.asked.is_late = due is not None and not costs.fits("encode", due, n)
-        timely = [turn for turn in turns if not turn.asked.is_late]
+    def _encode_in_time(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
+        """Vectors by what has time enough; where nothing has, the questions are told that they are late."""
+        costs = loaded.cascade.costs
+        due = min(turn.asked.due for turn in turns if turn.asked.due is not None)
+        due -= len(turns) * costs.expected("retrieval")
         begun = perf_counter()
-        vectors = iter(self._vectors(loaded, timely))
-        if timely:
-            costs.took("encode", (perf_counter() - begun) / len(timely))
-        return [None if turn.asked.is_late else next(vectors) for turn in turns]
-
-    def _vectors(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
-        if loaded.carry is not None:
-            return loaded.carry.vectors([Question(turn.key, turn.items, turn.times, turn.time) for turn in turns])
-        return encode_all(
-            loaded.runner.encode,
-            [turn.items for turn in turns],
-            loaded.bundle.max_length,
-            [(turn.times, turn.time) for turn in turns] if loaded.timed else None,
-            (self.settings.max_batch, self.settings.max_padding),
-        )
+        encoded = loaded.members.encode_by([turn.question for turn in turns], due, costs)
+        if encoded.names:
+            costs.took("encode", (perf_counter() - begun) / len(turns))
+        _take(turns, encoded)
+        for turn in turns:
+            turn.asked.is_late = not encoded.names
 
     def _check_ids(self, name: str, ids: Sequence[str] | None) -> None:
         if ids and len(ids) > self.settings.max_items:
@@ -314,9 +298,23 @@ class Engine:
             raise QueryError(f"k = {k}", f"choose 1 to {self.settings.max_k}")
 
 
-def _signed(ranking: Ranking, loaded: Loaded) -> Ranking:
-    """The answer with the name and the version of the bundle that gave it."""
-    return msgspec.structs.replace(ranking, model=loaded.bundle.name, version=loaded.bundle.version)
+def _deadline(turn: _Turn) -> float:
+    return turn.query.deadline_ms or 0.0
+
+
+def _take(turns: Sequence[_Turn], encoded: Encoded) -> None:
+    for turn, vector in zip(turns, encoded.vectors, strict=True):
+        turn.asked.vector, turn.encoded = vector, encoded
+
+
+def _signed(ranking: Ranking, loaded: Loaded, encoded: Encoded | None = None) -> Ranking:
+    """The answer with the name and the version of the bundle that gave it, and who of several models took part."""
+    name, version = loaded.bundle.name, loaded.bundle.version
+    if encoded is None or not loaded.members.are_several:
+        return msgspec.structs.replace(ranking, model=name, version=version)
+    left_out = dict(encoded.left_out) or None
+    members = () if ranking.source == "popular" else encoded.names
+    return msgspec.structs.replace(ranking, model=name, version=version, members=members, left_out=left_out)
 
 
 def _set_due(loaded: Loaded, turns: Sequence[_Turn], started: float) -> None:

@@ -139,13 +139,15 @@ class Answers:
 
     async def recommend(self, request: wire.RecommendRequest, started: float) -> bytes:
         """One question among those of this loop turn."""
-        ranking = await self._service.turn.ask(wire.query_of(request, self._service.request_id(), started))
+        arrived = self._service.turn.arrival(started)
+        ranking = await self._service.turn.ask(wire.query_of(request, self._service.request_id(), arrived))
         self._service.shown(request, ranking)
         return self._service.ranked(ranking, started, explain=request.explain, trace=request.trace)
 
     async def rank(self, request: wire.RankRequest, started: float) -> bytes:
         """The caller's candidates; the model's own retrieval is left out."""
-        ranking = await self._service.turn.ask(wire.rank_query_of(request, self._service.request_id(), started))
+        arrived = self._service.turn.arrival(started)
+        ranking = await self._service.turn.ask(wire.rank_query_of(request, self._service.request_id(), arrived))
         self._service.shown(request, ranking, request.k)
         return self._service.ranked(ranking, started, request.k, explain=request.explain, trace=request.trace)
 

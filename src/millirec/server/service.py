@@ -202,11 +202,14 @@ class Service:
     ) -> bytes:
         """The JSON of a ranking; its trace goes to the monitor. `final`: of a stream, whether it is the last."""
         if final is not False:
-            self.monitor.trace(ranking.trace)
+            self.monitor.ranking(ranking)
         items = scored(ranking, k, explain)
         took = round((time.perf_counter() - started) * 1e3, 3)
         stages = ranking.trace if trace else None
-        told = took, ranking.model, ranking.version, items, stages, ranking.request_id, ranking.stage
+        told = (
+            *(took, ranking.model, ranking.version, items, stages, ranking.request_id, ranking.stage),
+            *(ranking.members, ranking.left_out),
+        )
         return _encode(RankedResponse(*told) if final is None else StageEvent(*told, final=final))
 
 

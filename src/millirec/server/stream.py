@@ -43,7 +43,8 @@ class Stream:
             service.enter()
             try:
                 request = self._decode(await read_json_body(scope, receive, self._limit))
-                stages = service.engine.stream(wire.query_of(request, service.request_id(), started))
+                arrived = service.turn.arrival(started)
+                stages = service.engine.stream(wire.query_of(request, service.request_id(), arrived))
                 first = next(stages)  # what is wrong with the question shows here, before anything is sent
                 begun = True
                 await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
