@@ -46,7 +46,7 @@ from millirec.train.ensemble import Ensemble, fitted_shares
 
 RESULT = ROOT / "benchmarks" / "results" / "deadline.json"
 FOLDER = ROOT / "runs" / "deadline"
-QUICK, SLOW = "gru4rec", "sasrec"
+QUICK, SLOW = "linear-recurrent", "sasrec"
 SIZE, HISTORY = 128, 50
 TOLERANCE_MS = 2.0
 

@@ -42,7 +42,7 @@ from millirec.train.ensemble import Ensemble, fitted_shares
 
 RESULT = ROOT / "benchmarks" / "results" / "ensemble-serving.json"
 BUNDLES = ROOT / "runs" / "ensemble-serving"
-SETS = (("sasrec",), ("gru4rec",), ("linear-recurrent",), ("hstu",), ("sasrec", "gru4rec"), tuple(MODELS))
+SETS = (("sasrec",), ("gru4rec",), ("linear-recurrent",), ("hstu",), ("sasrec", "linear-recurrent"), tuple(MODELS))
 LARGE = SASRecConfig(embedding_dim=256, blocks=4, heads=4, max_length=100)
 
 

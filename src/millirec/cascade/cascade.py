@@ -21,6 +21,7 @@ from millirec.cascade.run import Run
 from millirec.cascade.scorers import InnerProductScorer, ScorerConfig
 from millirec.cascade.selectors import PlacesSelector, SelectorConfig, TopKSelector, leaves_to_chance
 from millirec.cascade.sources import OwnSource, PopularSource, SequenceSource, SourceConfig, allowed, sequence
+from millirec.cascade.stages import Trial
 from millirec.data.errors import ConfigError
 
 
@@ -114,6 +115,7 @@ class Cascade:
         self.takes_own = any(isinstance(stage, OwnSource) for stage in config.sources)
         self.scores = any(isinstance(stage, InnerProductScorer) for stage in config.scorers)
         self.costs = Costs()
+        self.trial = Trial(self.costs)
         self.explores = leaves_to_chance(config.selectors[-1])
         self._forgets_seen = not any(isinstance(stage, SeenFilter) for stage in config.filters)
         stages = (*config.sources, *config.scorers)

@@ -1,8 +1,9 @@
 """`Run`: one question on its way through the stages, and the trace that it leaves."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from copy import copy
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,24 +15,13 @@ from millirec.cascade.rules import Boosts
 from millirec.cascade.scorers import InnerProductScorer, inner_product, model_scores
 from millirec.cascade.selectors import Choosing, select, top_k
 from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, offer, popular, sequence
+from millirec.cascade.stages import Step
 from millirec.cascade.together import Offer, fused, merged
 
 if TYPE_CHECKING:
     from millirec.cascade.cascade import Cascade
 
 _WIDER = 4
-
-
-class Step(NamedTuple):
-    """A stage after the popular items: its name, the name of its costs, and what makes its list of the one before.
-
-    `is_chosen`: the list is the answer as it stands; of others the k best are.
-    """
-
-    stage: str
-    cost: str
-    make: Callable[[Candidates], Candidates]
-    is_chosen: bool = False
 
 
 class Run:
@@ -81,8 +71,8 @@ class Run:
 
     def _in_time(self, pool: NDArray[np.int32] | None, due: float) -> Candidates:
         """The list of the last stage that is expected to end by `due`; no stage is begun that is not."""
+        self.stage = "popular"
         if self.asked.is_late or not self.cascade.costs.fits("retrieval", due):
-            self.stage = "popular"
             return self._best(self._popular(pool))
         *_, (step, candidates, _) = self._stages(pool, due)
         return candidates if step.is_chosen else self._best(candidates)
@@ -94,6 +84,7 @@ class Run:
 
     def stages(self, pool: NDArray[np.int32] | None) -> Iterator[tuple[Ranking, bool]]:
         """The list of each later stage as soon as it is there, and whether it is the last for which there is time."""
+        self.stage = "popular"
         for step, candidates, is_last in self._stages(pool, self.asked.due):
             before, since = len(self.trace), self.since
             yield self._ranking(candidates if step.is_chosen else self._best(candidates)), is_last
@@ -113,17 +104,40 @@ class Run:
 
         The first is begun in any case.
         """
-        costs, steps, found = self.cascade.costs, self._steps(pool), _EMPTY
+        costs, steps, last = self.cascade.costs, self._steps(pool), (_POPULAR, _EMPTY)
         for place, step in enumerate(steps, 1):
-            begun = perf_counter()
-            found = step.make(found)
+            made = self._made(pool, place - 1, last[1], due)
+            if made is None:
+                late, found = last
+                yield late, self._popular(pool) if late is _POPULAR else found, True
+                return
+            last = step, made
             self.stage = step.stage
-            if due is not None:
-                costs.took(step.cost, perf_counter() - begun)
             is_last = place == len(steps) or (due is not None and not costs.fits(steps[place].cost, due))
-            yield step, found, is_last
+            yield step, made, is_last
             if is_last:
                 return
+
+    def _made(
+        self, pool: NDArray[np.int32] | None, place: int, found: Candidates, due: float | None
+    ) -> Candidates | None:
+        """The list of one step; None when it was too slow the last time and is not done by `due` this time either."""
+        step = self._steps(pool)[place]
+        if due is None:
+            return step.make(found)
+        costs = self.cascade.costs
+        if not costs.is_trial(step.cost, due):
+            begun = perf_counter()
+            made = step.make(found)
+            costs.took(step.cost, perf_counter() - begun)
+            return made
+        other = copy(self)  # what is not waited for must not touch this question any more
+        other.trace = list(self.trace)
+        tried = self.cascade.trial.run(step.cost, lambda: other._steps(pool)[place].make(found), due)
+        if tried is not None:
+            self.trace, self.since, self.want, self.groups = other.trace, other.since, other.want, other.groups
+            self.stretch, self.fused, self.is_all = other.stretch, other.fused, other.is_all
+        return tried
 
     def _retrieved(self, pool: NDArray[np.int32] | None) -> Candidates:
         return self._from_pool(pool) if pool is not None else self._candidates(None)
@@ -366,4 +380,5 @@ class Run:
         )
 
 
+_POPULAR = Step("popular", "popular", lambda found: found)
 _EMPTY = Candidates(np.empty(0, np.int32), np.empty(0, np.float32), "popular")

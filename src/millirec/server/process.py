@@ -3,6 +3,7 @@
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
 from typing import Protocol
@@ -15,6 +16,7 @@ from millirec.server.service import Service
 from millirec.server.settings import ServerSettings
 
 _KEEP_ALIVE_SECONDS = 75
+_SWITCH_SECONDS = 0.001  # not 5 ms: an answer may wait so long for a thread that opens a bundle or runs late
 OnReady = Callable[[str, str], None]
 
 
@@ -54,6 +56,7 @@ def serve(
     Raises what kept the bundle from opening.
     """
     _log_to_stderr()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:

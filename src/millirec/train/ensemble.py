@@ -145,4 +145,4 @@ def likeliest_sum(logs: Tensor, wanted: Tensor) -> list[float]:
         return value
 
     search.step(loss)  # type: ignore[no-untyped-call]
-    return [max(round(float(weight), 4), 0.001) for weight in exponents.exp()]
+    return [max(round(float(weight), 4), 0.001) for weight in exponents.detach().exp()]
