@@ -13,6 +13,7 @@ benchmarks/results/deadline.json.
 
 import argparse
 import json
+import os
 import re
 import tempfile
 import time
@@ -163,7 +164,7 @@ def over_http(bundle: Bundle, deadline_ms: float | None, rate: float, seconds: f
     with cores_apart() as (cores, _), server(FOLDER / "bundle", 1, cores) as running:
         where = urlsplit(running.url)
         host, port = where.hostname or "", where.port or 80
-        settings = LoadSettings(rate=rate, seconds=seconds, warm_up=5.0, arrivals="poisson", connections=16)
+        settings = LoadSettings(rate=rate, seconds=seconds, warm_up=3.0, arrivals="poisson", connections=16)
         report = load(host, port, requests(bundle, where.netloc, deadline_ms), settings, ProcessTree.known(running.pid))
         time.sleep(1.2)
         with urllib.request.urlopen(f"{running.url}/metrics") as answer:
@@ -234,10 +235,12 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=50.0, help="questions a second")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each load")
     parser.add_argument("--deadlines", type=float, nargs="+", default=[100.0, 50.0, 10.0, 5.0, 0.1])
+    parser.add_argument("--nice", type=int, default=0, help="below 0: before other work on the machine (root only)")
     parser.add_argument("--table", action="store_true", help="only write the table again")
     options = parser.parse_args()
     if not options.table:
-        found = measure(options.slow, options.rate, options.seconds, options.deadlines)
+        niceness = os.nice(options.nice)
+        found = {"niceness": niceness} | measure(options.slow, options.rate, options.seconds, options.deadlines)
         RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     paste("cascade.md", "deadline", shown(json.loads(RESULT.read_text(encoding="utf-8"))))
 
