@@ -10,14 +10,19 @@ from millirec.cli.engine import cascade_config
 from millirec.data.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from millirec.bundle import Bundle, PackConfig, RankerPart
+    from millirec.models.checkpoint import Checkpoint
 
 
 def pack(
-    model: Annotated[
-        Path, typer.Argument(help="The checkpoint's folder, or an ONNX file made elsewhere.", metavar="CHECKPOINT|ONNX")
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The checkpoint's folder, or an ONNX file made elsewhere; several checkpoints become one bundle.",
+            metavar="CHECKPOINT|ONNX",
+        ),
     ],
     bundle: Annotated[
         Path, typer.Option("--output", "-o", help="The bundle's folder; an older bundle there is replaced.")
@@ -34,6 +39,21 @@ def pack(
     cascade: Annotated[
         Path | None, typer.Option(help="A TOML file: what is done with a question; see docs/cascade.md.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fitted|equal|W,W",
+            help="Several checkpoints: the weights of their scores; fitted = as suits the validation part best.",
+        ),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="A run's TOML that says where the log is now: for fitting, and for a ranker (then the ranker's run).",
+        ),
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
@@ -46,9 +66,6 @@ def pack(
     ranker_weights: Annotated[
         str, typer.Option(help="fp32, or int8: the ranker's hidden layers in integers.")
     ] = "fp32",
-    config_file: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Where the ranker's log is now, if not where it was.")
-    ] = None,
     facts: Annotated[
         str,
         typer.Option(
@@ -60,6 +77,7 @@ def pack(
     """Pack a checkpoint for serving: graph, item index, catalogue, and a manifest with every hash.
 
     An ONNX graph made elsewhere is packed with its item ids and vectors; see docs/bring-your-own.md.
+    Several checkpoints answer together, by the weighted sum of their scores; see docs/cascade.md.
     """
     from millirec.bundle import PackConfig
     from millirec.bundle import pack as make
@@ -76,17 +94,22 @@ def pack(
         features=None if features is None else tuple(filter(None, features.split(","))),
     )
     foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
-    if model.suffix == ".onnx":
+    if len(models) == 1 and weights is not None:
+        raise ConfigError("--weights with one checkpoint", "give two or more, or leave it out")
+    if len(models) == 1 and models[0].suffix == ".onnx":
         if ranker is not None:
             raise ConfigError("--ranker with an ONNX file", "pack the checkpoint of a sequence model")
-        packed = _pack_graph(model, bundle, config, foreign)
+        packed = _pack_graph(models[0], bundle, config, foreign)
     else:
         from millirec.models.checkpoint import Checkpoint
 
         if given := [option for option, value in foreign.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
-        part = None if ranker is None else _ranker_part(ranker, ranker_weights, config_file, facts)
-        packed = make(Checkpoint.load(model), bundle, config, part)
+        part = None if ranker is None else _ranker_part(ranker, ranker_weights, data, facts)
+        if len(models) == 1:
+            packed = make(Checkpoint.load(models[0]), bundle, config, part)
+        else:
+            packed = _pack_several(models, bundle, config, part, weights or "fitted", data)
     _show(packed, bundle, json=json)
 
 
@@ -105,6 +128,42 @@ def _ranker_part(path: Path, weights: str, config: Path | None, facts: str) -> "
     dataset = data_of_ranker(checkpoint, config)
     known = known_events(dataset, labels_of(dataset, checkpoint.label), test=facts == "all")
     return RankerPart(checkpoint, known, "int8" if weights == "int8" else "fp32")
+
+
+def _pack_several(
+    models: list[Path], folder: Path, config: "PackConfig", part: "RankerPart | None", weights: str, data: Path | None
+) -> "Bundle":
+    from millirec.bundle import pack_ensemble
+    from millirec.models.checkpoint import Checkpoint
+
+    if files := [model for model in models if model.suffix == ".onnx"]:
+        raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
+    given = _given(weights, len(models))
+    checkpoints = [Checkpoint.load(model) for model in models]
+    return pack_ensemble(checkpoints, given or _fitted(models, checkpoints, data), folder, config, part)
+
+
+def _given(weights: str, n: int) -> list[float] | None:
+    """The weights of `n` models, None where they are to be fitted."""
+    if weights == "fitted":
+        return None
+    if weights == "equal":
+        return [1.0] * n
+    try:
+        return [float(weight) for weight in weights.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"--weights {weights}", "use fitted, equal, or numbers with commas between") from error
+
+
+def _fitted(models: list[Path], checkpoints: "list[Checkpoint]", config: Path | None) -> "Sequence[float]":
+    from millirec.cli.artifact import Artifact, alike
+    from millirec.config import load_run
+    from millirec.train.ensemble import Ensemble, fitted_shares
+
+    artifacts = [Artifact.open(model) for model in models]
+    alike(artifacts)
+    data = artifacts[0].data_of(None if config is None else load_run(config).data)
+    return fitted_shares(Ensemble(checkpoints), data, repeats=artifacts[0].repeats)
 
 
 def _pack_graph(model: Path, folder: Path, config: "PackConfig", given: "Mapping[str, object]") -> "Bundle":
@@ -146,6 +205,7 @@ def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
         return
     rows = [
         ["version", packed.version],
+        *([f"weight of {member.name}", f"{member.share:g}"] for member in manifest.members),
         ["items", f"{manifest.n_items:,}"],
         ["size", f"{packed.bytes / 1e6:.2f} MB"],
         ["graph against network", f"{manifest.parity_error:.1e}"],
