@@ -50,7 +50,7 @@ def run(settings: Settings, *, resume: bool) -> None:
     if resume and path.exists() and json.loads(path.read_text())["config"] == sections:
         print(f"{settings.label}: done already", flush=True)
         return
-    places = {"name": settings.label, "out": str(RUNS), "data": _data(settings.protocol)}
+    places = {"name": settings.label, "out": str(RUNS), "data": data_of(settings.protocol)}
     machine = {"seed": settings.seed, "threads": settings.threads}
     text = dumps(convert(sections | places | {"machine": machine}, RankerRun, settings.label))
     metrics, cost = train(settings.label, text, resume=resume)
@@ -78,7 +78,7 @@ def train(label: str, text: str, *, resume: bool) -> tuple[dict[str, Any], dict[
     return kept, cost
 
 
-def _data(protocol: str) -> dict[str, Any]:
+def data_of(protocol: str) -> dict[str, Any]:
     """MovieLens-1M; a split by time leaves out the users whose times are not known."""
     folder = Path(os.environ.get("MILLIREC_DATA", ROOT / ".." / "shared" / "data")).resolve() / "ml-1m"
     data = {"kind": "movielens", "path": str(folder)}

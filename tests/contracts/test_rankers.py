@@ -9,7 +9,7 @@ import torch
 from msgspec.structs import replace
 
 from millirec.data.dataset import TEST
-from millirec.data.features import Features, ranking_rows, split_rows
+from millirec.data.features import Features, ranking_rows, sides_of, split_rows
 from millirec.data.features.config import CrossField
 from millirec.data.features.rows import RandomRows
 from millirec.data.labels import LabelConfig, labels_of
@@ -17,6 +17,8 @@ from millirec.metrics import ctr
 from millirec.models.base import FeatureRanker, Ranker, RankInputs, SequenceModel
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
 from millirec.models.rankers.config import RankerConfig, build_ranker
+from millirec.models.rankers.din import DINConfig
+from millirec.models.rankers.served import export_ranker, parity_error
 from millirec.train.evaluate_ranker import evaluate_rows
 from millirec.train.fit_ranker import fit_ranker
 from millirec.train.journal import Silent
@@ -198,3 +200,23 @@ def test_the_figures_are_of_the_part(fitted: tuple[RankerCheckpoint, Any]) -> No
     assert result.figures["log_loss"].value == pytest.approx(ctr.log_loss(rows.labels[part], chances))
     assert result.figures["auc"].low < result.figures["auc"].value < result.figures["auc"].high
     assert result.base_rate == pytest.approx(rows.labels[part].mean())
+
+
+@pytest.mark.parametrize("fields", [FIELDS, SIDES[:1]], ids=["all", "one"])
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_its_graphs_say_what_the_network_says(config: RankerConfig, fields: Any) -> None:
+    """Of one user and any number of candidates; in bytes nearly so."""
+    if isinstance(config, DINConfig) and fields is not FIELDS:
+        pytest.skip("has nothing to attend to")
+    data = prepared(300)
+    _, featuriser = ranking_rows(data, labels_of(data, LABEL), fields)
+    torch.manual_seed(0)
+    network = build_ranker(small(config), featuriser.schema()).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    sides = sides_of(featuriser)
+    assert parity_error(network, export_ranker(network, sides), sides) < 1e-5
+    assert parity_error(network, export_ranker(network, sides, int8=True), sides) < 0.2
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

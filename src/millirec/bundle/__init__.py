@@ -8,6 +8,7 @@ from millirec.bundle.ensemble import pack_ensemble
 from millirec.bundle.foreign import ForeignConfig, ForeignItems, pack_graph
 from millirec.bundle.manifest import FileEntry, Manifest
 from millirec.bundle.packing import PackConfig, pack
+from millirec.bundle.rank_packing import RankerPart
 from millirec.bundle.read import Bundle, open_bundle
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ForeignItems",
     "Manifest",
     "PackConfig",
+    "RankerPart",
     "open_bundle",
     "pack",
     "pack_ensemble",

@@ -26,7 +26,9 @@ from millirec.bundle.packing import (
     network_of,
     write,
 )
+from millirec.bundle.rank_packing import RankerPart
 from millirec.bundle.read import FIELDS, Bundle
+from millirec.cascade.cascade import check_ranker
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.tensors import Array
 from millirec.index import ExactConfig, Index, PQConfig
@@ -40,9 +42,13 @@ _MOST = 8
 
 
 def pack_ensemble(
-    checkpoints: Sequence["Checkpoint"], shares: Sequence[float], folder: Path, config: PackConfig | None = None
+    checkpoints: Sequence["Checkpoint"],
+    shares: Sequence[float],
+    folder: Path,
+    config: PackConfig | None = None,
+    ranker: RankerPart | None = None,
 ) -> Bundle:
-    """One bundle of several checkpoints; `shares` are the weights of their scores.
+    """One bundle of several checkpoints; `shares` are the weights of their scores, `ranker` as in `pack`.
 
     Members are named by the kinds of their models, with a number where that is taken. Raises ConfigError for shares
     that do not fit and for a model without user vectors, ArtifactError for checkpoints of different catalogues or data,
@@ -53,6 +59,10 @@ def pack_ensemble(
     _check(checkpoints, shares)
     first = checkpoints[0]
     catalog = kept_features(first.catalog, config)
+    if ranker is not None:
+        ranker.check(catalog)
+        config = config.ranked()
+    check_ranker(config.cascade, has_ranker=ranker is not None)
     networks = [network_of(checkpoint) for checkpoint in checkpoints]
     tensors: dict[str, Array] = {}
     members = []
@@ -68,7 +78,7 @@ def pack_ensemble(
     built = index.build(vectors, chosen)
     told = _told(first, config, members) | {"index": chosen, "index_recall": _recall(built, chosen, vectors, queries)}
     tensors |= {f"index/{name}": array for name, array in built.arrays().items()}
-    return write(folder, tensors | {"popularity": first.popularity.astype(np.int64)}, catalog, told)
+    return write(folder, tensors | {"popularity": first.popularity.astype(np.int64)}, catalog, told, ranker)
 
 
 def _check(checkpoints: Sequence["Checkpoint"], shares: Sequence[float]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from millirec.bundle.ranker import RankerEntry
 from millirec.cascade.cascade import CascadeConfig
 from millirec.data.lineage import Provenance, Step
 from millirec.index import IndexConfig
@@ -51,8 +52,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `model` is the model's config as plain JSON; `inputs` the names of the graph's inputs; `parity_error` the
     measured difference between graphs and network; `state_size` the numbers in a user's state when there is a graph
     that goes on from it by one event, 0 when there is none; `index_recall` the measured recall@10 of the index against
-    exact search. `members`: of a bundle with several models; empty where there is one. `content_hash` covers what was
-    packed, so not `created`; `seal` covers all other fields.
+    exact search. `members`: of a bundle with several models; empty where there is one. `ranker`: the second stage,
+    where there is one. `content_hash` covers what was packed, so not `created`; `seal` covers all other fields.
     """
 
     schema: int
@@ -74,6 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, FileEntry]
     state_size: int = 0
     members: tuple[Member, ...] = ()
+    ranker: RankerEntry | None = None
     content_hash: str = ""
     seal: str = ""
 

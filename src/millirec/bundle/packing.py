@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from millirec import __version__, index
 from millirec.bundle.manifest import MANIFEST, SCHEMA, TENSORS, Manifest, entry_of, sealed
+from millirec.bundle.rank_packing import RankerPart, write_ranker
 from millirec.bundle.read import KNOWN_FILES, Bundle, open_bundle
-from millirec.cascade.cascade import CascadeConfig, check_features
+from millirec.cascade.cascade import CascadeConfig, check_features, check_ranker
 from millirec.cascade.fields import Fields
+from millirec.cascade.scorers import RankerScorer
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.folder import new_folder
@@ -47,6 +49,13 @@ class PackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tolerance: float | None = None
     features: tuple[str, ...] | None = None
 
+    def ranked(self) -> "PackConfig":
+        """With a ranker at the end of a cascade that is the default one."""
+        if self.cascade != CascadeConfig():
+            return self
+        scorers = (*self.cascade.scorers, RankerScorer())
+        return msgspec.structs.replace(self, cascade=msgspec.structs.replace(self.cascade, scorers=scorers))
+
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip():
             raise ConfigError("$.pack.name is empty", "give a name, or leave it out")
@@ -54,11 +63,14 @@ class PackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             raise ConfigError(f"$.pack.tolerance = {self.tolerance}", "choose a number between 0 and 1")
 
 
-def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = None) -> Bundle:
+def pack(
+    checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = None, ranker: RankerPart | None = None
+) -> Bundle:
     """Export the encoder, check it against the network, build the index, and write the bundle at once.
 
-    An older bundle in its place is replaced. Raises ConfigError for a model without user vectors, and
-    ArtifactError when `folder` holds something else, or when the graph says something else than the network.
+    A `ranker` becomes the last scorer of the cascade, unless `config` says what is. An older bundle in its place is
+    replaced. Raises ConfigError for a model without user vectors and a ranker of other items, and ArtifactError when
+    `folder` holds something else, or when the graph says something else than the network.
     """
     import torch
 
@@ -67,6 +79,10 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
     config = config or PackConfig()
     check_target(folder)
     catalog = kept_features(checkpoint.catalog, config)
+    if ranker is not None:
+        ranker.check(catalog)
+        config = config.ranked()
+    check_ranker(config.cascade, has_ranker=ranker is not None)
     network = network_of(checkpoint)
     with torch.inference_mode():
         vectors = network.item_vectors().float().numpy()
@@ -80,7 +96,7 @@ def pack(checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = Non
         "state_size": network.state_size if isinstance(network, Stepwise) else 0,
     }
     tensors |= {f"index/{name}": array for name, array in arrays.items()}
-    return write(folder, tensors | {"popularity": checkpoint.popularity.astype(np.int64)}, catalog, told)
+    return write(folder, tensors | {"popularity": checkpoint.popularity.astype(np.int64)}, catalog, told, ranker)
 
 
 def network_of(checkpoint: "Checkpoint") -> "SequenceModel":
@@ -226,16 +242,26 @@ def _index_of_table(checkpoint: "Checkpoint") -> tuple[IndexConfig, Index] | Non
     return (config, TableIndex(arrays, n_items, config)) if n_items <= DECODED_BELOW else None
 
 
-def write(folder: Path, tensors: dict[str, Array], catalog: Catalog, told: dict[str, Any]) -> Bundle:
-    """A bundle of these arrays; `told` holds all fields of the manifest but the files and hashes."""
+def write(
+    folder: Path,
+    tensors: dict[str, Array],
+    catalog: Catalog,
+    told: dict[str, Any],
+    ranker: RankerPart | None = None,
+) -> Bundle:
+    """A bundle of these arrays; `told` holds all fields of the manifest but the files, hashes and the ranker."""
     folder = folder.resolve()
     with new_folder(folder) as new:
         save_tensors(tensors, new / TENSORS)
         catalog.save(new)
+        told = told if ranker is None else told | {"ranker": write_ranker(new, ranker)}
         for path in new.iterdir():
             path.chmod(0o644)  # safetensors writes for the owner only; who packs is not always who serves
         manifest = Manifest(**told, files={path.name: entry_of(path) for path in sorted(new.iterdir())})
-        whole = sealed(msgspec.to_builtins(manifest))
+        fields = msgspec.to_builtins(manifest)
+        if ranker is None:
+            del fields["ranker"]  # hashed as it was before there were any
+        whole = sealed(fields)
         (new / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1))
         bundle = open_bundle(new)
     return replace(bundle, folder=folder)

@@ -21,6 +21,8 @@ from millirec.bundle.manifest import (
     entry_of,
     sealed,
 )
+from millirec.bundle.ranker import FILES as RANKER_FILES
+from millirec.bundle.ranker import BundledRanker, read_ranker
 from millirec.cascade.cascade import CascadeConfig
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError, ConfigError
@@ -65,7 +67,7 @@ class Bundle:
 
     `popularity` int64 (n_items + 1,) counts training events of each item row. `tensors`: the graphs as bytes
     ("encoder", "step"), their arrays ("encoder/NAME", "step/NAME") and those of the index ("index/NAME"); equal ones
-    are one array.
+    are one array. `ranker`: the second stage, None when there is none.
     """
 
     folder: Path
@@ -74,6 +76,7 @@ class Bundle:
     index: Index
     popularity: NDArray[np.int64]
     tensors: Mapping[str, Array] = field(default_factory=dict)
+    ranker: BundledRanker | None = None
 
     @property
     def cascade(self) -> CascadeConfig:
@@ -162,7 +165,9 @@ def open_bundle(folder: Path) -> Bundle:
         raise ArtifactError(f"{folder}: counts no training events of its items", AGAIN)
     found = index.load(under(tensors, "index/"), manifest.index)
     popularity = tensors["popularity"].astype(np.int64)
-    bundle = Bundle(folder, manifest, Catalog.load(folder), found, popularity, tensors)
+    catalog = Catalog.load(folder)
+    ranker = None if manifest.ranker is None else read_ranker(folder, manifest.ranker, catalog)
+    bundle = Bundle(folder, manifest, catalog, found, popularity, tensors, ranker)
     _check_fit(bundle)
     return bundle
 
@@ -205,7 +210,7 @@ def _read_manifest(folder: Path) -> Manifest:
 def expected_files(manifest: Manifest) -> frozenset[str]:
     """The names of the files of a bundle, but for the manifest's own."""
     if TENSORS in manifest.files:
-        return frozenset({TENSORS, _CATALOG})
+        return frozenset({TENSORS, _CATALOG, *(RANKER_FILES if manifest.ranker is not None else ())})
     files = {_ENCODER, _CATALOG, _POPULARITY, _INDEX, _CATALOG_HEAD}
     files |= {_STEP} if manifest.state_size > 0 else set()
     return frozenset(files | {_FAISS} if isinstance(manifest.index, PQConfig) else files)
@@ -258,5 +263,5 @@ def _check_fit(bundle: Bundle) -> None:
         raise ArtifactError(f"{where}: max_length = {manifest.max_length}", AGAIN)
 
 
-KNOWN_FILES = frozenset({MANIFEST, _ENCODER, _STEP, TENSORS, _CATALOG, _POPULARITY, _INDEX, _FAISS, _CATALOG_HEAD})
+KNOWN_FILES = RANKER_FILES | {MANIFEST, _ENCODER, _STEP, TENSORS, _CATALOG, _POPULARITY, _INDEX, _FAISS, _CATALOG_HEAD}
 """Every name that a file of a bundle has ever had."""

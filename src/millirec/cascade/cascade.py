@@ -18,7 +18,7 @@ from millirec.cascade.filters import (
 )
 from millirec.cascade.query import Asked, Candidates, Ranking, Shelf
 from millirec.cascade.run import Run
-from millirec.cascade.scorers import InnerProductScorer, ScorerConfig
+from millirec.cascade.scorers import InnerProductScorer, RankerScorer, ScorerConfig
 from millirec.cascade.selectors import PlacesSelector, SelectorConfig, TopKSelector, leaves_to_chance
 from millirec.cascade.sources import OwnSource, PopularSource, SequenceSource, SourceConfig, allowed, sequence
 from millirec.cascade.stages import Trial
@@ -57,8 +57,16 @@ class CascadeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             stages = getattr(self, name)
             if len(set(map(type, stages))) < len(stages):
                 raise ConfigError(f"$.cascade.{name} names one kind twice", "name each kind once")
+        ranker = next((i for i, stage in enumerate(self.scorers) if isinstance(stage, RankerScorer)), None)
+        if ranker is not None and ranker < len(self.scorers) - 1:
+            raise ConfigError(f'$.cascade.scorers[{ranker}] ("ranker") does not stand last', "put it behind the others")
         _check_sources(self)
         _check_selectors(self)
+
+    @property
+    def ranker(self) -> RankerScorer | None:
+        """The ranker among the scorers."""
+        return next((stage for stage in self.scorers if isinstance(stage, RankerScorer)), None)
 
 
 def _check_sources(config: CascadeConfig) -> None:
@@ -114,6 +122,7 @@ class Cascade:
         self.origins = (*kinds, "catalogue")  # the last: what no source has found, but a boost or a quota asked for
         self.takes_own = any(isinstance(stage, OwnSource) for stage in config.sources)
         self.scores = any(isinstance(stage, InnerProductScorer) for stage in config.scorers)
+        self.ranked = 0 if config.ranker is None else config.ranker.candidates
         self.costs = Costs()
         self.trial = Trial(self.costs)
         self.explores = leaves_to_chance(config.selectors[-1])
@@ -151,8 +160,9 @@ class Cascade:
             yield from Run(self, asked, 0.0).stages(pool)
 
     def want(self, asked: Asked) -> int:
-        """How many candidates the selectors read."""
-        return asked.k if self.plain else self.selectors(asked.k)[0][0].reads
+        """How many candidates the selectors read, or the ranker where that is more."""
+        read = asked.k if self.plain else self.selectors(asked.k)[0][0].reads
+        return max(read, self.ranked)
 
     def selectors(self, k: int) -> list[tuple[Sizes, SelectorConfig]]:
         """The selectors and their sizes for lists of length `k`: each gives what the next one reads, the last k."""
@@ -198,6 +208,16 @@ class Cascade:
             for i, found in zip(group, sequence(self.shelf, vectors, n), strict=True):
                 out[i] = found
         return out
+
+
+def check_ranker(config: CascadeConfig, *, has_ranker: bool) -> None:
+    """Raises ConfigError for a cascade that names a ranker where the bundle has none."""
+    if config.ranker is not None and not has_ranker:
+        place = len(config.scorers) - 1
+        raise ConfigError(
+            f'$.cascade.scorers[{place}] ("ranker"): the bundle has no ranker',
+            "pack one into it with `millirec pack ... --ranker RANKER`, or leave the scorer out",
+        )
 
 
 def check_features(config: CascadeConfig, known: Sequence[str]) -> None:

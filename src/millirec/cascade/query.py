@@ -14,6 +14,7 @@ from millirec.data.catalog import Catalog
 from millirec.data.event import Context
 
 if TYPE_CHECKING:
+    from millirec.cascade.scorers import RowScorer
     from millirec.index.base import Index
 
 _VECTORS_AT_ONCE = 65_536
@@ -131,7 +132,8 @@ class Asked:
     `where` and `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything.
     `names` are the ids of `candidates`, known or not. `before` are the stages that the question has behind it.
     `request_id` seeds what is left to chance. `boosts` change scores. `due`: when the answer is wanted, in seconds of
-    `perf_counter`; `is_late`: there was no time for a user vector.
+    `perf_counter`; `is_late`: there was no time for a user vector. `ranker`: scores rows for this question, None where
+    the cascade has none.
     """
 
     k: int
@@ -150,6 +152,7 @@ class Asked:
     own: NDArray[np.int32] | None = None
     due: float | None = None
     is_late: bool = False
+    ranker: "RowScorer | None" = None
 
 
 class Shelf:
@@ -220,8 +223,8 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     in several sources are the scores; `sources`: what found each item first, None when `source` did. Scores are finite,
     but for the caller's own candidates that the model does not know: -inf. They fall, unless a selector has its own
     order. `propensities`: how probable each item was at its place, given those before it; None when nothing was left
-    to chance. `request_id` is that of the question. `stage`: what there was time for, "popular", "retrieval" or
-    "full"; None for a question without a deadline. `model` and `version`: of the bundle that answered, "" before the
+    to chance. `request_id` is that of the question. `stage`: what there was time for, "popular", "retrieval", "rank"
+    or "full"; None for a question without a deadline. `model` and `version`: of the bundle that answered, "" before the
     engine names it. `members`: of a bundle with several models, those whose scores these are; `left_out`: name ->
     "late" or "failed" of the others.
     """

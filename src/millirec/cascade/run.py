@@ -30,7 +30,20 @@ class Run:
     `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
     """
 
-    __slots__ = ("asked", "cascade", "fused", "groups", "is_all", "shelf", "since", "stage", "stretch", "trace", "want")
+    __slots__ = (
+        "asked",
+        "cascade",
+        "fused",
+        "groups",
+        "is_all",
+        "retrieved",
+        "shelf",
+        "since",
+        "stage",
+        "stretch",
+        "trace",
+        "want",
+    )
 
     def __init__(self, cascade: "Cascade", asked: Asked, shared: float) -> None:
         self.cascade, self.shelf, self.asked = cascade, cascade.shelf, asked
@@ -40,6 +53,7 @@ class Run:
         self.groups: Groups | None = None
         self.stretch, self.fused, self.is_all = 1, False, False
         self.stage: str | None = None
+        self.retrieved = _EMPTY
 
     def answer(self, pool: NDArray[np.int32] | None, found: Candidates | None) -> Ranking:
         """The ranking. `pool`: rows that the question itself names; `found`: a first fetch that is already done."""
@@ -49,7 +63,8 @@ class Run:
             chosen = self._in_time(pool, self.asked.due)
         else:
             chosen = self._from_pool(pool) if pool is not None else self._candidates(found)
-            chosen = self._best(chosen) if self.cascade.plain else self._chosen(chosen, pool is not None)
+            plain = self.cascade.plain
+            chosen = self._best(self._ranked(chosen)) if plain else self._chosen(chosen, pool is not None)
         return self._ranking(chosen)
 
     def _ranking(self, chosen: Candidates) -> Ranking:
@@ -94,8 +109,10 @@ class Run:
     def _steps(self, pool: NDArray[np.int32] | None) -> list[Step]:
         """The stages after the popular items. The last one is everything, and called "full"."""
         steps = [Step("retrieval", "retrieval", lambda _: self._retrieved(pool))]
+        if self.asked.ranker is not None:
+            steps.append(Step("rank", "rank", self._ranked))
         if not self.cascade.plain:
-            steps.append(Step("selectors", "selectors", lambda found: self._chosen(found, pool is not None), True))
+            steps.append(Step("selectors", "selectors", lambda found: self._selected(found, pool), True))
         steps[-1] = steps[-1]._replace(stage="full")
         return steps
 
@@ -137,10 +154,40 @@ class Run:
         if tried is not None:
             self.trace, self.since, self.want, self.groups = other.trace, other.since, other.want, other.groups
             self.stretch, self.fused, self.is_all = other.stretch, other.fused, other.is_all
+            self.retrieved = other.retrieved
         return tried
 
     def _retrieved(self, pool: NDArray[np.int32] | None) -> Candidates:
-        return self._from_pool(pool) if pool is not None else self._candidates(None)
+        self.retrieved = self._from_pool(pool) if pool is not None else self._candidates(None)
+        return self.retrieved
+
+    def _selected(self, found: Candidates, pool: NDArray[np.int32] | None) -> Candidates:
+        ranked = None if self.asked.ranker is None else found
+        return self._chosen(self.retrieved, pool is not None, ranked)
+
+    def _ranked(self, candidates: Candidates) -> Candidates:
+        """The best candidates as the ranker sees them; all of them where the cascade has none."""
+        ranker = self.asked.ranker
+        if ranker is None or not len(candidates):
+            return candidates
+        n = len(candidates)
+        best = top_k(candidates, max(self.cascade.ranked, self.want))
+        scores, asked = best.scores, self.asked
+        if asked.vector is None or best.source != "sequence" or self.fused:
+            found = ranker(best.rows, None)
+        else:  # a boost is no part of what the model has said
+            plain = scores if asked.boosts is None else model_scores(self.shelf, asked.vector, best.rows)
+            found = ranker(best.rows, plain)
+        origins = None if best.origins is None else best.origins[found.order]
+        out = Candidates(best.rows[found.order], found.scores[found.order], best.source, origins=origins)
+        self._mark_ranker(n, len(out), found.network_us)
+        return self._boosted(out)
+
+    def _mark_ranker(self, n: int, ranked: int, network_us: float) -> None:
+        now = perf_counter()
+        self.trace.append(Stage("features", n, ranked, (now - self.since) * 1e6 - network_us))
+        self.trace.append(Stage("ranker", ranked, ranked, network_us))
+        self.since = now
 
     def _popular(self, pool: NDArray[np.int32] | None) -> Candidates:
         """What takes no model and next to no time, filtered like everything else."""
@@ -163,14 +210,16 @@ class Run:
         self.trace.append(Stage(name, n_in, n_out, (now - self.since) * 1e6))
         self.since = now
 
-    def _chosen(self, candidates: Candidates, is_whole: bool) -> Candidates:
+    def _chosen(self, candidates: Candidates, is_whole: bool, ranked: Candidates | None = None) -> Candidates:
         """What the selectors make of the candidates. When they run short of k, they choose from wider pools.
 
-        `is_whole`: these are all candidates that there are; else the sources may have more.
+        `is_whole`: these are all candidates that there are; else the sources may have more. `ranked`: what the ranker
+        has made of them already.
         """
         k, most = self.asked.k, len(candidates) if is_whole else self.shelf.n_items
         while True:
-            chosen, before = candidates, len(self.trace)
+            before = len(self.trace)
+            chosen, ranked = self._ranked(candidates) if ranked is None else ranked, None
             for place, (sizes, stage) in enumerate(self.cascade.selectors(k)):
                 n_in = len(chosen)
                 chosen = select(stage, chosen, self._choosing(place, sizes.gives))
@@ -185,7 +234,16 @@ class Run:
                 candidates = self._candidates(None)
 
     def _choosing(self, place: int, n: int) -> Choosing:
-        return Choosing(self.shelf, self.asked, n, self.stretch, place, self._reach, self.cascade.origins)
+        reach = self._reach if self.asked.ranker is None else self._reach_ranked
+        return Choosing(self.shelf, self.asked, n, self.stretch, place, reach, self.cascade.origins)
+
+    def _reach_ranked(self, rows: NDArray[np.int32]) -> Candidates:
+        """As `_reach`, with the scores that the candidates have behind the ranker."""
+        before, since = len(self.trace), self.since
+        candidates = self._ranked(self._reach(rows))
+        del self.trace[before:]
+        self.since = since
+        return candidates
 
     def _reach(self, rows: NDArray[np.int32]) -> Candidates:
         """These rows as candidates: filtered, scored. Leaves no trace of its own."""
@@ -362,12 +420,14 @@ class Run:
             scores[known] = model_scores(self.shelf, asked.vector, rows[known])
         else:
             scores[known] = self.shelf.popularity[rows[known]]
-        if asked.boosts is not None:
-            scores = asked.boosts.boosted(rows, scores)
         source = "popular" if asked.vector is None else "sequence"
         self._mark("inner-product", len(rows), len(rows))
-        places = Candidates(np.arange(len(rows), dtype=np.int32), scores, source)
-        best = top_k(places, len(rows))
+        self.stage = None if asked.due is None else "popular" if asked.is_late else "full"
+        known, scores = self._rank_known(known, scores)
+        if asked.boosts is not None:
+            scores = asked.boosts.boosted(rows, scores)
+        order = np.concatenate([known, np.flatnonzero(rows == 0)]).astype(np.int32)
+        best = top_k(Candidates(order, scores[order], source), len(rows))
         self._mark("top-k", len(rows), len(rows))
         names = tuple([asked.names[at] for at in best.rows.tolist()])
         return Ranking(
@@ -376,8 +436,30 @@ class Run:
             source=source,
             trace=tuple(self.trace),
             request_id=asked.request_id,
-            stage=None if asked.due is None else "popular" if asked.is_late else "full",
+            stage=self.stage,
         )
+
+    def _rank_known(
+        self, known: NDArray[np.int64], scores: NDArray[np.float32]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The places of the caller's known candidates, equal scores in this order; all scores, by the ranker if any."""
+        asked, costs = self.asked, self.cascade.costs
+        if asked.ranker is None or asked.is_late or not len(known):
+            return known, scores
+        if asked.due is not None and not costs.fits("rank", asked.due):
+            self.stage = "retrieval"
+            return known, scores
+        begun = perf_counter()
+        rows = asked.candidates
+        assert rows is not None  # noqa: S101
+        known = known[np.argsort(-scores[known], kind="stable")]
+        found = asked.ranker(rows[known], None if asked.vector is None else scores[known])
+        scores = scores.copy()
+        scores[known] = found.scores
+        if asked.due is not None:
+            costs.took("rank", perf_counter() - begun)
+        self._mark_ranker(len(known), len(known), found.network_us)
+        return known[found.order], scores
 
 
 _POPULAR = Step("popular", "popular", lambda found: found)

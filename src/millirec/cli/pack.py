@@ -12,7 +12,8 @@ from millirec.data.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from millirec.bundle import Bundle, PackConfig
+    from millirec.bundle import Bundle, PackConfig, RankerPart
+    from millirec.models.checkpoint import Checkpoint
 
 
 def pack(
@@ -45,15 +46,26 @@ def pack(
             help="Several checkpoints: the weights of their scores; fitted = as suits the validation part best.",
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A run's TOML that says where the data is now, for fitting.")
-    ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
     ] = None,
     max_length: Annotated[int | None, typer.Option(help="ONNX only: how many events the graph reads at most.")] = None,
     quantize: Annotated[str | None, typer.Option(help="ONNX only: int8 computes in integers.")] = None,
+    ranker: Annotated[
+        Path | None, typer.Option(help="A ranker's checkpoint, to be the second stage; see docs/ranking.md.")
+    ] = None,
+    ranker_weights: Annotated[
+        str, typer.Option(help="fp32, or int8: the ranker's hidden layers in integers.")
+    ] = "fp32",
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="A run's TOML: where the log is now, for weights and rankers."),
+    ] = None,
+    facts: Annotated[
+        str,
+        typer.Option(help="What the ranker's features know at first: before-test, or all of its training log."),
+    ] = "before-test",
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Pack a checkpoint for serving: graph, item index, catalogue, and a manifest with every hash.
@@ -61,7 +73,7 @@ def pack(
     An ONNX graph made elsewhere is packed with its item ids and vectors; see docs/bring-your-own.md.
     Several checkpoints answer together, by the weighted sum of their scores; see docs/cascade.md.
     """
-    from millirec.bundle import PackConfig
+    from millirec.bundle import PackConfig, pack_ensemble
     from millirec.bundle import pack as make
     from millirec.cascade.cascade import CascadeConfig
     from millirec.index import ExactConfig, PQConfig
@@ -79,41 +91,58 @@ def pack(
     if len(models) == 1 and weights is not None:
         raise ConfigError("--weights with one checkpoint", "give two or more, or leave it out")
     if len(models) == 1 and models[0].suffix == ".onnx":
+        if ranker is not None:
+            raise ConfigError("--ranker with an ONNX file", "pack the checkpoint of a sequence model")
         packed = _pack_graph(models[0], bundle, config, foreign)
     else:
         from millirec.models.checkpoint import Checkpoint
 
         if given := [option for option, value in foreign.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
+        if files := [model for model in models if model.suffix == ".onnx"]:
+            raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
+        part = None if ranker is None else _ranker_part(ranker, ranker_weights, config_file, facts)
+        checkpoints = [Checkpoint.load(model) for model in models]
         if len(models) == 1:
-            packed = make(Checkpoint.load(models[0]), bundle, config)
+            packed = make(checkpoints[0], bundle, config, part)
         else:
-            packed = _pack_several(models, bundle, config, weights or "fitted", data)
+            shares = _shares(models, checkpoints, weights or "fitted", config_file)
+            packed = pack_ensemble(checkpoints, shares, bundle, config, part)
     _show(packed, bundle, json=json)
 
 
-def _pack_several(models: list[Path], folder: Path, config: "PackConfig", weights: str, data: Path | None) -> "Bundle":
-    from millirec.bundle import pack_ensemble
-    from millirec.models.checkpoint import Checkpoint
-
-    if files := [model for model in models if model.suffix == ".onnx"]:
-        raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
-    if weights not in ("fitted", "equal"):
+def _shares(models: list[Path], checkpoints: "list[Checkpoint]", weights: str, config: Path | None) -> list[float]:
+    """The weights of several models: given, equal, or fitted to the validation part."""
+    if weights == "equal":
+        return [1.0] * len(models)
+    if weights != "fitted":
         try:
-            given = [float(weight) for weight in weights.split(",")]
+            return [float(weight) for weight in weights.split(",")]
         except ValueError as error:
             raise ConfigError(f"--weights {weights}", "use fitted, equal, or numbers with commas between") from error
-        return pack_ensemble([Checkpoint.load(model) for model in models], given, folder, config)
-    checkpoints = [Checkpoint.load(model) for model in models]
-    if weights == "equal":
-        return pack_ensemble(checkpoints, [1.0] * len(checkpoints), folder, config)
     from millirec.cli.artifact import Artifact, alike
     from millirec.train.ensemble import Ensemble, fitted_shares
 
     artifacts = [Artifact.open(model) for model in models]
     alike(artifacts)
-    shares = fitted_shares(Ensemble(checkpoints), artifacts[0].data(data), repeats=artifacts[0].repeats)
-    return pack_ensemble(checkpoints, shares, folder, config)
+    return fitted_shares(Ensemble(checkpoints), artifacts[0].data(config), repeats=artifacts[0].repeats)
+
+
+def _ranker_part(path: Path, weights: str, config: Path | None, facts: str) -> "RankerPart":
+    from millirec.bundle import RankerPart
+    from millirec.cli.ranker import data_of
+    from millirec.data.features import known_events
+    from millirec.data.labels import labels_of
+    from millirec.models.rankers.checkpoint import RankerCheckpoint
+
+    if weights not in ("fp32", "int8"):
+        raise ConfigError(f"--ranker-weights {weights}", "choose fp32 or int8")
+    if facts not in ("before-test", "all"):
+        raise ConfigError(f"--facts {facts}", "choose before-test or all")
+    checkpoint = RankerCheckpoint.load(path)
+    dataset = data_of(checkpoint, config)
+    known = known_events(dataset, labels_of(dataset, checkpoint.label), test=facts == "all")
+    return RankerPart(checkpoint, known, "int8" if weights == "int8" else "fp32")
 
 
 def _pack_graph(model: Path, folder: Path, config: "PackConfig", given: "Mapping[str, object]") -> "Bundle":
@@ -161,5 +190,9 @@ def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
         ["graph against network", f"{manifest.parity_error:.1e}"],
         [f"index {type(manifest.index).__struct_config__.tag}, recall@10", f"{manifest.index_recall:.4f}"],
     ]
+    if manifest.ranker is not None:
+        told = manifest.ranker
+        rows.append([f"ranker {told.model['kind']}, {told.weights}, against its network", f"{told.parity_error:.1e}"])
+        rows.append(["events that its features know", f"{told.n_events:,}"])
     table(manifest.name, ["bundle", str(folder)], rows)
     note(f"serve it: millirec serve {folder}")

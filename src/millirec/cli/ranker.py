@@ -80,7 +80,7 @@ def evaluate_rankers(paths: list[Path], config: Path | None, part: str, *, compa
         raise ConfigError("--compare with one artifact", "give two or more")
     role = TEST if part == "test" else VALIDATION
     rankers = [RankerCheckpoint.load(path) for path in paths]
-    datasets = [_data(ranker, config) for ranker in rankers]
+    datasets = [data_of(ranker, config) for ranker in rankers]
     results = [evaluate_ranker(ranker, data, role) for ranker, data in zip(rankers, datasets, strict=True)]
     differences = _differences(paths, rankers, datasets, role) if compare else []
     if json:
@@ -93,7 +93,7 @@ def evaluate_rankers(paths: list[Path], config: Path | None, part: str, *, compa
         _show_differences(paths, differences)
 
 
-def _data(ranker: "RankerCheckpoint", config: Path | None) -> "Dataset":
+def data_of(ranker: "RankerCheckpoint", config: Path | None) -> "Dataset":
     """The data that it was trained on, split as then; read where `config` says, else where it was."""
     from millirec.config import RankerRun, convert, load_run
     from millirec.data.features import RowSplit, split_rows

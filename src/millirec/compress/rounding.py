@@ -10,19 +10,12 @@ from torch.nn.utils import parametrize
 
 from millirec.data.codes import middle, pack
 from millirec.models.layers import int4
-from millirec.models.layers.linear import MIDDLE, input_range, rounded
+from millirec.models.layers.linear import MIDDLE, channel_codes, input_range, rounded
 from millirec.models.layers.table import DenseTable
 
 _WIDTHS = {2: 0.9957, 4: 0.3352, 8: 0.0308}  # of levels, for a spread of 1
 _TRIALS = (0.6, 0.75, 0.87, 1.0, 1.13, 1.3, 1.5)
 _STEPS = (0.7, 0.8, 0.87, 0.94, 1.0, 1.07)  # of an eighth of a block's largest weight
-
-
-def channel_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (out, in) as bytes (in, out) about 128, and a scale for each output (out,)."""
-    scale = weight.abs().amax(1).clamp_min(1e-12) / 127
-    codes = (weight / scale[:, None]).round().clamp(-127, 127) + MIDDLE
-    return codes.to(torch.uint8).T.contiguous(), scale
 
 
 def block_codes(weight: Tensor) -> tuple[Tensor, Tensor]:

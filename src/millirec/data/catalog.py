@@ -119,40 +119,44 @@ class Catalog:
             return out
         raise KeyError(name)
 
-    def save(self, folder: Path) -> None:
-        """Write `catalog.safetensors` into `folder`."""
+    def only(self, names: Iterable[str]) -> "Catalog":
+        """The same entries with these features alone."""
+        return Catalog(self.vocabulary, {name: self.features[name] for name in names})
+
+    def save(self, folder: Path, name: str = _FILE) -> None:
+        """Write a file into `folder`, `catalog.safetensors` unless it is to have another `name`."""
         arrays: dict[str, NDArray[np.generic]] = {"__rows__": np.array([len(self) + 1], np.int64)}
         columns = {}
-        for name, feature in self.features.items():
+        for key, feature in self.features.items():
             column: dict[str, Any] = {"kind": feature.kind}
             match feature:
                 case Categorical(values, codes):
                     column |= {"values": values}
-                    arrays[f"{name}.codes"] = codes
+                    arrays[f"{key}.codes"] = codes
                 case MultiValued(values, codes, offsets):
                     column |= {"values": values}
-                    arrays |= {f"{name}.codes": codes, f"{name}.offsets": offsets}
+                    arrays |= {f"{key}.codes": codes, f"{key}.offsets": offsets}
                 case Numeric(numbers):
-                    arrays[f"{name}.numbers"] = numbers
+                    arrays[f"{key}.numbers"] = numbers
                 case Text(texts):
                     column |= {"texts": texts}
-            columns[name] = column
+            columns[key] = column
         ids, whole = self.vocabulary.ids, _whole_numbers(self.vocabulary.ids)
         if whole is not None:
             ids, arrays[_IDS] = (), whole
         head = msgspec.json.encode({"ids": ids, "columns": columns})
-        save_tensors(arrays | {_HEAD: np.frombuffer(head, np.uint8)}, folder / _FILE)
+        save_tensors(arrays | {_HEAD: np.frombuffer(head, np.uint8)}, folder / name)
 
     @classmethod
-    def load(cls, folder: Path) -> "Catalog":
+    def load(cls, folder: Path, name: str = _FILE) -> "Catalog":
         """The inverse of `save`. Raises ArtifactError when a file is missing or damaged."""
         try:
-            arrays = load_tensors(folder / _FILE)
+            arrays = load_tensors(folder / name)
             told = arrays.pop(_HEAD, None)  # in a file of its own in the first version
             raw = (folder / "catalog.json").read_bytes() if told is None else told.tobytes()
             head = msgspec.json.decode(raw, type=_Head)
             ids = tuple(map(str, _typed(arrays[_IDS]).tolist())) if _IDS in arrays else head.ids
-            features = {name: _feature(name, column, arrays) for name, column in head.columns.items()}
+            features = {key: _feature(key, column, arrays) for key, column in head.columns.items()}
         except (OSError, KeyError, ValueError, ArtifactError, msgspec.MsgspecError) as error:
             raise ArtifactError(
                 f"{folder.name}/catalog: cannot be read ({error})", "make the artifact again"

@@ -29,6 +29,17 @@ class LabelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             )
 
 
+def label_of(value: float | None, config: LabelConfig) -> int:
+    """The label of one event, as `labels_of` gives it."""
+    if value is None or value != value:
+        return UNLABELLED
+    rounded = np.float32(value)  # as a log's column holds it
+    if rounded > config.positive_above:
+        return POSITIVE
+    below = config.negative_below
+    return NEGATIVE if below is None or rounded < below else UNLABELLED
+
+
 def labels_of(dataset: Dataset, config: LabelConfig) -> NDArray[np.int8]:
     """POSITIVE, NEGATIVE or UNLABELLED for each event of the log, int8 (n,).
 

@@ -20,6 +20,7 @@ from millirec.data.event import Record, state_key
 from millirec.engine.carry import Question
 from millirec.engine.loaded import Loaded
 from millirec.engine.members import Encoded
+from millirec.engine.ranker import Asker, LiveRanker
 from millirec.engine.settings import EngineSettings
 from millirec.engine.state import StateStore
 
@@ -195,6 +196,15 @@ class Engine:
         """Answer from what `prepare` gave from now on; questions under way end on the old one."""
         self._loaded = loaded
 
+    @property
+    def reads_log(self) -> bool:
+        """Whether answers depend on the events of all users, by way of a ranker's features."""
+        return self._loaded.ranker is not None
+
+    def follow(self) -> None:
+        """Let the ranker's features see the newest events, so that the next question need not wait for them."""
+        self._loaded.follow(self.store)
+
     def close(self) -> None:
         """Commit what is waiting and close the store."""
         self.store.close()
@@ -208,6 +218,9 @@ class Engine:
             )
         loaded = Loaded(bundle, self.settings, cascade)
         loaded.catch_up(self.store.read([]))
+        if loaded.cascade.ranked and bundle.ranker is not None:
+            loaded.ranker = LiveRanker(bundle.ranker, self.settings.threads, self.settings.ranker_users)
+            loaded.follow(self.store)
         loaded.members.warm_up()
         return loaded
 
@@ -239,8 +252,9 @@ class Engine:
         """Read the histories of all questions, and what is new of items, from one snapshot."""
         stored = [turn for turn in turns if turn.key is not None]
         keys = [turn.key for turn in stored if turn.key is not None]
-        snapshot = self.store.read(keys, len(loaded.rows), loaded.version)
+        snapshot = self.store.read(keys, len(loaded.rows), loaded.version, loaded.entries_from)
         loaded.catch_up(snapshot)
+        loaded.follow(self.store, snapshot)
         for turn, history in zip(stored, snapshot.histories, strict=True):
             turn.items, turn.times = loaded.rows[history.items], history.times
             turn.asked.history = turn.items
@@ -266,6 +280,20 @@ class Engine:
             excluded = set(query.exclude)
             asked.names = tuple([name for name in query.candidates if name not in excluded])
             asked.candidates = rows(asked.names)
+        if loaded.ranker is not None:
+            asked.ranker = loaded.ranker.scorer(self._asker(loaded.ranker, turn))
+
+    def _asker(self, ranker: LiveRanker, turn: _Turn) -> Asker:
+        """Who asks, for the ranker. A question about the future is answered as of now: windows do not slide back.
+
+        Without a time of its own a question comes after all events that are acknowledged, those of this millisecond
+        too.
+        """
+        query, clock = turn.query, self.store.clock()
+        now = clock + 1 if query.time is None else min(query.time, clock)
+        if query.items is not None:
+            return Asker(0, now, query.context, turn.items)
+        return Asker(ranker.user_row(query.user, query.session), now, query.context)
 
     def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
         """Give questions their user vectors; those in a hurry first, as far as their time allows for it."""

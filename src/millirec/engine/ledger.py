@@ -38,6 +38,10 @@ class Update(NamedTuple):
     fields: Fields
 
 
+Entry = tuple[int, Record]
+"""A record of the log with its sequence."""
+
+
 class Kept(msgspec.Struct, frozen=True):
     """The fields of an item or a user as stored, with the version at which they last changed."""
 
@@ -108,7 +112,7 @@ class Ledger:
                     found.append(Update(kept.name, kept.fields))
         return found
 
-    def records(self, start: int, n: int) -> list[tuple[int, Record]]:
+    def records(self, start: int, n: int) -> list[Entry]:
         """Up to `n` records of the log from sequence `start` on."""
         with self._txn.cursor(db=self._tables["log"]) as cursor:
             cursor.set_range(_SEQUENCE.pack(start))

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.bundle import Bundle
-from millirec.cascade.cascade import Cascade, CascadeConfig
+from millirec.cascade.cascade import Cascade, CascadeConfig, check_ranker
 from millirec.cascade.query import Shelf
 from millirec.engine.ledger import Update
 from millirec.engine.members import Members
+from millirec.engine.ranker import LiveRanker
 from millirec.engine.settings import EngineSettings
-from millirec.engine.state import Snapshot
+from millirec.engine.state import AT_ONCE, Snapshot, StateStore
 
 Mask = NDArray[np.bool_]
 
@@ -22,7 +23,7 @@ class Loaded:
 
     `rows` int32 (codes + 1,) maps item codes of stored histories to rows of this bundle, 0 = unknown to it;
     `available` bool (n_items + 1,) or None says which items are not taken down. `cascade` takes the place of the
-    bundle's own.
+    bundle's own. `ranker`: None where the cascade has none.
     """
 
     def __init__(self, bundle: Bundle, settings: EngineSettings, cascade: CascadeConfig | None = None) -> None:
@@ -30,11 +31,28 @@ class Loaded:
         self.members = Members(bundle.parts, settings)
         self.shelf = Shelf(bundle.catalog, bundle.index, bundle.popularity)
         self.cascade = Cascade(cascade or bundle.cascade, self.shelf)
+        check_ranker(self.cascade.config, has_ranker=bundle.ranker is not None)
+        self.ranker: LiveRanker | None = None
         self.rows = np.zeros(1, np.int32)
         self.available: Mask | None = None
         self.version = 0
         self._down: set[int] = set()
         self._lock = threading.Lock()
+
+    @property
+    def entries_from(self) -> int | None:
+        """From where on the ranker must read the log; None when there is no ranker."""
+        return None if self.ranker is None else self.ranker.at
+
+    def follow(self, store: StateStore, snapshot: Snapshot | None = None) -> None:
+        """Let the ranker see the events that the log has, those that a snapshot has brought first."""
+        while self.ranker is not None:
+            if snapshot is None:
+                snapshot = store.read([], 1 << 62, 1 << 62, self.ranker.at)
+            self.ranker.take(snapshot.entries, store.clock())
+            if len(snapshot.entries) < AT_ONCE:
+                return
+            snapshot = None
 
     def catch_up(self, snapshot: Snapshot) -> None:
         """Take in the items and updates that a snapshot has found new."""

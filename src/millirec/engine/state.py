@@ -28,11 +28,12 @@ import msgspec
 from millirec.data.errors import ArtifactError, ConfigError, DataError, UnavailableError
 from millirec.data.event import Record
 from millirec.data.history import History, HistoryLimits
-from millirec.engine.ledger import Counters, Ledger, Rules, Update, encoded, open_tables
+from millirec.engine.ledger import Counters, Entry, Ledger, Rules, Update, encoded, open_tables
 
 T = TypeVar("T")
 
 _GROUP = 10_000
+AT_ONCE = 4_096
 _REMEMBERED = 1_000_000
 
 
@@ -65,13 +66,14 @@ class Snapshot:
     """What one read transaction saw: all of it belongs together.
 
     `names`: ids of the item codes from the asked one on. `updates`: newest fields of items changed after the
-    asked version.
+    asked version. `entries`: the log from the asked sequence on, at most `AT_ONCE` of it.
     """
 
     histories: list[History]
     counters: Counters
     names: list[str]
     updates: list[Update]
+    entries: list[Entry]
 
 
 def _clock() -> int:
@@ -154,8 +156,13 @@ class StateStore:
 
     # -- reading ---------------------------------------------------------------------------------------------
 
-    def read(self, keys: Sequence[bytes], first_code: int = 1, after_version: int = 0) -> Snapshot:
-        """The histories of `keys` and what is new since `first_code` and `after_version`, from one transaction."""
+    def read(
+        self, keys: Sequence[bytes], first_code: int = 1, after_version: int = 0, entries_from: int | None = None
+    ) -> Snapshot:
+        """The histories of `keys` and what is new since `first_code` and `after_version`, from one transaction.
+
+        `entries_from`: the sequence from which on records of the log are wanted, None = none.
+        """
         now = self.clock() if self._rules.expire_ms else 0
 
         def look(ledger: Ledger) -> Snapshot:
@@ -165,6 +172,9 @@ class StateStore:
                 counters,
                 ledger.names(first_code, counters.codes) if first_code <= counters.codes else [],
                 ledger.updates(after_version) if after_version < counters.version else [],
+                ledger.records(entries_from, AT_ONCE)
+                if entries_from is not None and entries_from < counters.records
+                else [],
             )
 
         return self._look(look)
@@ -180,9 +190,9 @@ class StateStore:
     def records(self, start: int = 0) -> Iterator[tuple[int, Record]]:
         """The log from sequence `start` on, in the order of commits. Reads in short transactions."""
         while True:
-            chunk = self._look(lambda ledger, at=start: ledger.records(at, 4096))  # type: ignore[misc]
+            chunk = self._look(lambda ledger, at=start: ledger.records(at, AT_ONCE))  # type: ignore[misc]
             yield from chunk
-            if len(chunk) < 4096:
+            if len(chunk) < AT_ONCE:
                 return
             start = chunk[-1][0] + 1
 

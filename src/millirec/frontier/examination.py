@@ -85,6 +85,12 @@ class Examination:
         rules = StoreSettings(limits=limits, sync=False)
         self._folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._folder) as copy:
+            if bundle.cascade.ranker is not None:  # its features read everybody's events, in order of time
+                with StateStore(Path(copy), rules) as store:
+                    engine = Engine(bundle, store, settings)
+                    feed(store, self.dataset, self.asked, in_time=True)
+                    seen = ask(engine, self.dataset, self.asked, repeats=self.repeats)
+                return Answers(seen.ranks, np.ascontiguousarray(seen.top[:, :10]), self.users)
             shutil.copytree(self._fed(rules), copy, dirs_exist_ok=True)
             with StateStore(Path(copy), rules) as store:
                 seen = ask(Engine(bundle, store, settings), self.dataset, self.asked, repeats=self.repeats)

@@ -37,13 +37,21 @@ class Replay:
 def replay(engine: Engine, dataset: Dataset, role: int, *, repeats: bool = False) -> Replay:
     """Test-then-observe of all targets of a part: `feed`, then `ask`. The engine's store must be empty."""
     asked = targets(dataset, role, repeats=repeats)
-    feed(engine.store, dataset, asked)
+    feed(engine.store, dataset, asked, in_time=engine.reads_log)
     return ask(engine, dataset, asked, repeats=repeats)
 
 
-def feed(store: StateStore, dataset: Dataset, asked: Targets) -> None:
-    """Let an empty store observe what each asked user did before his first target, each user's events in order."""
+def feed(store: StateStore, dataset: Dataset, asked: Targets, *, in_time: bool = False) -> None:
+    """Let an empty store observe what each asked user did before his first target, each user's events in order.
+
+    `in_time`: only what came before the first target of all, for engines whose answers depend on everybody's events:
+    `ask` observes the rest when its time comes.
+    """
     places = _before(asked)
+    if in_time and len(places):
+        times = dataset.sequences.times
+        places = places[times[places] < _opened(dataset, asked)]
+        places = places[np.argsort(times[places], kind="stable")]
     for start in range(0, len(places), _FEED):
         store.submit([_event(dataset, int(place)) for place in places[start : start + _FEED]]).result()
 
@@ -60,7 +68,7 @@ def ask(engine: Engine, dataset: Dataset, asked: Targets, *, repeats: bool = Fal
     micros = np.zeros(len(asked))
     rows = engine.bundle.catalog.vocabulary.rows
     wanted = {int(place): i for i, place in enumerate(asked.places)}
-    for place in _in_time(dataset, asked):
+    for place in _in_time(dataset, asked, whole=engine.reads_log):
         event = _event(dataset, place)
         i = wanted.get(place)
         if i is not None:
@@ -85,7 +93,9 @@ def _rank(answer: Ranking, item: str, k: int, n_items: int) -> int:
 def _event(dataset: Dataset, place: int) -> Event:
     seq = dataset.sequences
     user = dataset.users.vocabulary.id(int(seq.users[place]))
-    return Event(user=user, item=dataset.items.vocabulary.id(int(seq.items[place])), time=int(seq.times[place]))
+    item, values = dataset.items.vocabulary.id(int(seq.items[place])), dataset.interactions.values
+    value = np.nan if values is None else float(values[seq.order[place]])
+    return Event(user=user, item=item, time=int(seq.times[place]), value=None if np.isnan(value) else value)
 
 
 def _before(asked: Targets) -> NDArray[np.int64]:
@@ -94,13 +104,24 @@ def _before(asked: Targets) -> NDArray[np.int64]:
     return _spans((start, place) for start, place in first.items())
 
 
-def _in_time(dataset: Dataset, asked: Targets) -> list[int]:
-    """Places from each user's first target to the last one, in the order of time, ties by user and file order."""
+def _in_time(dataset: Dataset, asked: Targets, *, whole: bool = False) -> list[int]:
+    """Places from each user's first target to the last one, in the order of time, ties by user and file order.
+
+    `whole`: also what these users did before, from the moment of the first target of all.
+    """
     first = _first_targets(asked)
     last: dict[int, int] = dict(zip(asked.starts.tolist(), asked.places.tolist(), strict=True))
-    places = _spans((place, last[start] + 1) for start, place in first.items())
+    places = _spans((start if whole else place, last[start] + 1) for start, place in first.items())
+    if whole and len(places):
+        kept = dataset.sequences.times[places] >= _opened(dataset, asked)
+        places = places[kept]
     order = np.lexsort((places, dataset.sequences.times[places]))
     return [int(place) for place in places[order]]
+
+
+def _opened(dataset: Dataset, asked: Targets) -> int:
+    """The time of the first target of all."""
+    return int(dataset.sequences.times[asked.places].min())
 
 
 def _first_targets(asked: Targets) -> dict[int, int]:

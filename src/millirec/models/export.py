@@ -26,7 +26,7 @@ _SHAPES = {"items": ("batch", "length"), "lengths": ("batch",), "times": ("batch
 OUTPUT, LEFT, STATE = "user_vectors", "state", "next_state"
 # 23 has an Attention operator: a fifth faster than the same in single steps. Tracing knows operators up to 20.
 _OPSET, _TRACED_OPSET = 23, 20
-_DYNAMO = {
+DYNAMO = {
     "dynamo": True,
     "opset_version": _OPSET,
     "external_data": True,
@@ -107,8 +107,8 @@ def export(model: SequenceModel, n_items: int) -> Graph:
         register_traced(_TRACED_OPSET)
         settings |= {"dynamo": False, "opset_version": _TRACED_OPSET, "dynamic_axes": shapes | {OUTPUT: {0: "batch"}}}
     else:
-        settings |= {"dynamic_shapes": shapes, **_DYNAMO}
-    return _written(_Encoder(model), "encoder", settings)
+        settings |= {"dynamic_shapes": shapes, **DYNAMO}
+    return written(_Encoder(model), "encoder", settings)
 
 
 def export_step(model: Stepwise, n_items: int) -> Graph:
@@ -126,12 +126,13 @@ def export_step(model: Stepwise, n_items: int) -> Graph:
         "input_names": list(names),
         "output_names": [OUTPUT, STATE],
         "dynamic_shapes": {name: {0: "batch"} for name in names},
-        **_DYNAMO,
+        **DYNAMO,
     }
-    return _written(_Step(model), "step", settings)
+    return written(_Step(model), "step", settings)
 
 
-def _written(module: nn.Module, name: str, settings: dict[str, Any]) -> Graph:
+def written(module: nn.Module, name: str, settings: dict[str, Any]) -> Graph:
+    """The graph of a module, its arrays apart. Raises ArtifactError when it cannot be written so."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     try:
@@ -175,11 +176,11 @@ def parity_error(model: SequenceModel, graph: Graph, n_items: int, max_length: i
     widths = sorted({1, 2, max(1, max_length // 2), max_length})
     for seed, (size, width) in enumerate((size, width) for size in (1, 2, 7) for width in widths):
         batch = random_batch(n_items, size, width, seed)
-        with torch.inference_mode(), _one_thread():
+        with torch.inference_mode(), one_thread():
             inputs = Inputs.of(batch)
             wants = model.prefill(inputs) if isinstance(model, Carried) else (model.user_vectors(inputs),)
         gots = session.run(None, {name: getattr(batch, name) for name in model.inputs})
-        errors = [_difference(got, want.numpy()) for got, want in zip(gots, wants, strict=True)]
+        errors = [difference(got, want.numpy()) for got, want in zip(gots, wants, strict=True)]
         worst = max(worst, *errors)
     return worst
 
@@ -202,12 +203,13 @@ def step_parity_error(model: SequenceModel, graph: Graph, n_items: int, max_leng
         feed = {"items": batch.items[:, at], "times": batch.times[:, at], "now": following[:, at], "state": state}
         vectors, state = session.run([OUTPUT, STATE], {name: feed[name] for name in declared})
         got = np.where(at < batch.lengths[:, None], vectors, got if at else vectors)
-    with torch.inference_mode(), _one_thread():
+    with torch.inference_mode(), one_thread():
         want = model.user_vectors(Inputs.of(batch)).numpy()
-    return _difference(got, want)
+    return difference(got, want)
 
 
-def _difference(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+def difference(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
+    """The largest difference relative to the largest number wanted; another shape or NaN is infinitely far."""
     if got.shape != want.shape:
         return np.inf
     error = float(np.abs(got - want).max() / max(float(np.abs(want).max()), 1e-12))
@@ -215,7 +217,7 @@ def _difference(got: NDArray[np.float32], want: NDArray[np.float32]) -> float:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """The last digit depends on how many threads share a sum; a figure in a manifest must not."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -10,7 +10,7 @@ from onnxscript.values import Op, Opset
 from torch.onnx import register_custom_op_symbolic  # type: ignore[attr-defined]
 from torch.onnx.symbolic_helper import parse_args
 
-from millirec.models.layers import linear
+from millirec.models.layers import int4, linear  # noqa: F401  (each registers its operators)
 
 op: Any = opset20
 _RUNTIME = "com.microsoft"

@@ -63,9 +63,9 @@ def rank_targets(
         scorer = catalog_scorer(model)
         for which, inputs in questions(dataset, asked, length, device):
             places, starts = asked.places[which], asked.starts[which]
-            scores = _scores(scorer, inputs)
+            scores = known_scores(scorer, inputs)
             if not keep_seen:
-                _hide_seen(scores, seq.items, places, starts)
+                hide_seen(scores, seq.items, places, starts)
             target = torch.from_numpy(seq.items[places].astype(np.int64)).to(device)
             ranks[which] = _rank(scores, target).cpu().numpy()
             if k:
@@ -122,13 +122,15 @@ def _batches(asked: Targets, length: int, n_items: int) -> Iterator[NDArray[np.i
         at += size
 
 
-def _scores(scorer: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:
+def known_scores(scorer: Callable[[Inputs], Tensor], inputs: Inputs) -> Tensor:
+    """Scores of the catalogue, (B, n_items + 1); padding, and what is no number, are last."""
     scores = scorer(inputs).float().clone()
     scores[:, 0] = -torch.inf
     return scores.nan_to_num_(nan=-torch.inf, posinf=None, neginf=-torch.inf)
 
 
-def _hide_seen(scores: Tensor, items: NDArray[np.int32], places: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
+def hide_seen(scores: Tensor, items: NDArray[np.int32], places: NDArray[np.int64], starts: NDArray[np.int64]) -> None:
+    """Put the items of each user's history last."""
     counts = places - starts
     rows = np.repeat(np.arange(len(places)), counts)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from millirec.data.dataset import Dataset
-from millirec.data.features import FieldConfig, RankingRows, ranking_rows
+from millirec.data.features import Featuriser, FieldConfig, RankingRows, ranking_rows
 from millirec.data.labels import LabelConfig, labels_of
-from millirec.data.lineage import Step
+from millirec.data.lineage import Provenance, Step
 from millirec.metrics import ctr
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import RankerConfig, build_ranker
@@ -37,6 +38,31 @@ def fit_ranker(
     `dataset` has been split by `split_rows`. The caller adds to the provenance the settings that read the data again.
     """
     rows, featuriser = ranking_rows(dataset, labels_of(dataset, label), fields)
+    what = RankerRows(rows, featuriser, label, provenance_of(dataset))
+    return fit_rows(what, ranker, train, machine, journal, progress=progress, resume=resume), rows
+
+
+class RankerRows(NamedTuple):
+    """Rows to learn from, however they were made, and what they were made of."""
+
+    rows: RankingRows
+    featuriser: Featuriser
+    label: LabelConfig
+    provenance: Provenance
+
+
+def fit_rows(
+    what: RankerRows,
+    ranker: RankerConfig,
+    train: RankTrainConfig,
+    machine: Machine,
+    journal: Journal,
+    *,
+    progress: Path | None = None,
+    resume: bool = False,
+) -> RankerCheckpoint:
+    """A ranker of these rows: their roles say which are learned from, and which decide when to stop and calibrate."""
+    rows, featuriser = what.rows, what.featuriser
     machine.prepare()
     network = build_ranker(ranker, featuriser.schema())
     trainer = RankTrainer(network, rows, train, machine)
@@ -47,14 +73,13 @@ def fit_ranker(
     metrics = {"auc": ctr.auc(truth, logits), "log_loss": ctr.log_loss(truth, calibration.chances(logits))}
     metrics |= {"best_epoch": float(course.best_epoch), "epochs": float(len(course.history))}
     settings = msgspec.to_builtins(train) | {"seed": machine.seed, "device": machine.device}
-    checkpoint = RankerCheckpoint(
+    return RankerCheckpoint(
         config=ranker,
         parameters={name: value.cpu() for name, value in parameters.items()},
         featuriser=featuriser,
-        label=label,
-        provenance=provenance_of(dataset),
+        label=what.label,
+        provenance=what.provenance,
         calibration=calibration,
         lineage=(Step(name="train", settings=settings, seconds=course.seconds),),
         metrics=metrics,
     )
-    return checkpoint, rows

@@ -9,9 +9,10 @@ from millirec.data.features.facts import Facts, Needs
 from millirec.data.features.featuriser import Featuriser
 from millirec.data.features.keys import Keys
 from millirec.data.features.learned import Learned
+from millirec.data.features.live import LiveFeatures, LiveRows, Sides, sides_of
 from millirec.data.features.ragged import Ragged
 from millirec.data.features.replay import Events, Questions, replayed
-from millirec.data.features.rows import RankingRows, RowSplit, ranking_rows, split_rows
+from millirec.data.features.rows import RankingRows, RowSplit, known_events, ranking_rows, split_rows
 from millirec.data.features.schema import Features, Schema
 from millirec.data.features.state import FeatureState
 
@@ -24,14 +25,19 @@ __all__ = [
     "FieldConfig",
     "Keys",
     "Learned",
+    "LiveFeatures",
+    "LiveRows",
     "Needs",
     "Questions",
     "Ragged",
     "RankingRows",
     "RowSplit",
     "Schema",
+    "Sides",
     "check_fields",
+    "known_events",
     "ranking_rows",
     "replayed",
+    "sides_of",
     "split_rows",
 ]

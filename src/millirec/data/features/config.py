@@ -213,6 +213,12 @@ FieldConfig = (
 )
 
 
+def sources_of(field: FieldConfig) -> tuple[str, ...]:
+    """Everything that a feature reads by name, such as "item.year"."""
+    one = getattr(field, "source", None)
+    return (*([one] if one else []), *getattr(field, "sources", ()), *getattr(field, "by", ()))
+
+
 def check_fields(fields: Iterable[FieldConfig]) -> None:
     """What no feature can see by itself. Raises ConfigError."""
     fields = tuple(fields)

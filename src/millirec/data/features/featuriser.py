@@ -31,7 +31,8 @@ from millirec.data.features.schema import Features, ListSpace, Schema, SequenceS
 from millirec.data.features.sources import Sources, distinct_texts, gathered, mixed, rows_of
 
 _HOUR, _DAY = 3_600_000, 86_400_000
-_Number = NumericField | AgeField | GapField | CounterField
+ScaledField = NumericField | AgeField | GapField | CounterField
+"""The features that are numbers before they are scaled or put into buckets."""
 
 
 class Featuriser:
@@ -46,8 +47,9 @@ class Featuriser:
         if learned.keys() != {field.name for field in self.fields}:
             raise ArtifactError("what was learned is of other features than those declared", "train the ranker again")
         self.needs, self.keys = Needs.of(self.fields), Keys(users, items)
-        self._sources = Sources(users, items)
-        self._tables = {field.name: self._table(field) for field in self.fields}
+        self.sources = Sources(users, items)
+        # of categorical features of a catalogue, the id of each of its rows
+        self.ids_by_row = {field.name: self._table(field) for field in self.fields}
         self._lists = {field.name: self._list_of(field) for field in self.fields if isinstance(field, MultiValuedField)}
 
     @classmethod
@@ -66,15 +68,15 @@ class Featuriser:
 
     def schema(self) -> Schema:
         """What a ranker must know to be built."""
-        places = {f.name: i for i, f in enumerate(f for f in self.fields if self._is_categorical(f))}
+        places = {f.name: i for i, f in enumerate(f for f in self.fields if is_categorical(f))}
         return Schema(
-            categorical=tuple(Space(name=f.name, size=self._size(f)) for f in self.fields if self._is_categorical(f)),
+            categorical=tuple(Space(name=f.name, size=self._size(f)) for f in self.fields if is_categorical(f)),
             lists=tuple(
                 ListSpace(name=f.name, size=self._size(f), width=f.max_values)
                 for f in self.fields
                 if isinstance(f, MultiValuedField)
             ),
-            numbers=tuple(f.name for f in self.fields if isinstance(f, _Number) and f.scale != "buckets"),
+            numbers=tuple(f.name for f in self.fields if isinstance(f, ScaledField) and f.scale != "buckets"),
             sequences=tuple(
                 SequenceSpace(name=f.name, length=f.length, of=places[f.of])
                 for f in self.fields
@@ -85,27 +87,25 @@ class Featuriser:
     def features(self, facts: Facts) -> Features:
         """The features of n rows. Rows do not see each other: n rows at once are n times one row."""
         n = len(facts)
-        ids = [self._ids(f, facts) for f in self.fields if self._is_categorical(f)]
+        ids = [self.ids(f, facts) for f in self.fields if is_categorical(f)]
         numbers = [
-            learn.scaled(number(f, facts, self._sources, self.learned[f.name].prior), f.scale, self.learned[f.name])
-            for f in self.fields
-            if isinstance(f, _Number) and f.scale != "buckets"
+            self.scaled(f, facts) for f in self.fields if isinstance(f, ScaledField) and f.scale != "buckets"
         ]
         return Features(
             np.stack(ids, axis=1) if ids else np.zeros((n, 0), np.int32),
             np.stack(numbers, axis=1) if numbers else np.zeros((n, 0), np.float32),
-            tuple(self._rows_of_list(f, facts) for f in self.fields if isinstance(f, MultiValuedField)),
+            tuple(self.listed(f, facts) for f in self.fields if isinstance(f, MultiValuedField)),
             tuple(
-                facts.histories[recent_of(f)].mapped(self._tables[f.of])
+                facts.histories[recent_of(f)].mapped(self.ids_by_row[f.of])
                 for f in self.fields
                 if isinstance(f, SequenceField)
             ),
         )
 
-    @staticmethod
-    def _is_categorical(field: FieldConfig) -> bool:
-        plain = CategoricalField | HashedField | ClockField | CrossField
-        return isinstance(field, plain) or (isinstance(field, _Number) and field.scale == "buckets")
+    def scaled(self, field: "ScaledField", facts: Facts) -> NDArray[np.float32]:
+        """The number of each row (n,) as the network reads it."""
+        own = self.learned[field.name]
+        return learn.scaled(number(field, facts, self.sources, own.prior), field.scale, own)
 
     def _size(self, field: FieldConfig) -> int:
         match field:
@@ -117,28 +117,27 @@ class Featuriser:
                 return len(self.learned[field.name].edges) + 1
         return len(self.learned[field.name].values)
 
-    def _ids(self, field: FieldConfig, facts: Facts) -> NDArray[np.int32]:
+    def ids(self, field: FieldConfig, facts: Facts) -> NDArray[np.int32]:
+        """The id of each row (n,) in a categorical feature."""
         at = f"$.features.{field.name}"
         match field:
             case CategoricalField():
                 return self._vocabulary_ids(field, facts)
             case HashedField():
-                return _places(self._sources.hashes(field.source, facts, at), field.size)
+                return _places(self.sources.hashes(field.source, facts, at), field.size)
             case CrossField():
-                parts = [self._sources.hashes(source, facts, at) for source in field.sources]
+                parts = [self.sources.hashes(source, facts, at) for source in field.sources]
                 return _places(mixed(parts), field.size)
             case ClockField():
-                moved = facts.now + field.offset_hours * _HOUR
-                part = moved // _HOUR % 24 if field.part == "hour" else (moved // _DAY + 3) % 7  # day 0 was a Thursday
-                return (part + 1).astype(np.int32)
+                return np.asarray(clock_id(field, facts.now), np.int32)
             case NumericField() | AgeField() | GapField() | CounterField():
                 own = self.learned[field.name]
-                return learn.bucketed(number(field, facts, self._sources, own.prior), own)
+                return learn.bucketed(number(field, facts, self.sources, own.prior), own)
         raise AssertionError(field)
 
     def _vocabulary_ids(self, field: CategoricalField, facts: Facts) -> NDArray[np.int32]:
         if not field.source.startswith("context."):
-            found: NDArray[np.int32] = gathered(self._tables[field.name], rows_of(field.source, facts), 0)
+            found: NDArray[np.int32] = gathered(self.ids_by_row[field.name], rows_of(field.source, facts), 0)
             return found
         values, places = distinct_texts(facts, field.source)
         return _ids_of(values, self.learned[field.name].values)[places]
@@ -147,19 +146,32 @@ class Featuriser:
         """The id of each catalogue row, for a categorical field of a catalogue; else nothing."""
         if not isinstance(field, CategoricalField) or field.source.startswith("context."):
             return np.zeros(1, np.int32)
-        values, codes = self._sources.coded(field.source, field.at("source"))
+        values, codes = self.sources.coded(field.source, field.at("source"))
         ids = _ids_of(values, self.learned[field.name].values)
         return np.concatenate([ids, np.zeros(1, np.int32)])[codes]
 
     def _list_of(self, field: MultiValuedField) -> Ragged:
-        feature = self._sources.lists(field.source, field.at("source"))
+        feature = self.sources.lists(field.source, field.at("source"))
         offsets = feature.offsets.astype(np.int64)
         rows = Ragged(feature.codes, offsets[:-1], offsets[1:])
         return rows.mapped(_ids_of(feature.values, self.learned[field.name].values)).first(field.max_values)
 
-    def _rows_of_list(self, field: MultiValuedField, facts: Facts) -> Ragged:
+    def listed(self, field: MultiValuedField, facts: Facts) -> Ragged:
+        """The ids of each row in a multi-valued feature."""
         rows, whole = rows_of(field.source, facts), self._lists[field.name]
         return whole.take(np.where(rows < len(whole), rows, 0))
+
+
+def clock_id(field: ClockField, now: Any) -> Any:
+    """The id of a time (ms, scalar or array)."""
+    moved = now + field.offset_hours * _HOUR
+    return moved // _HOUR % 24 + 1 if field.part == "hour" else (moved // _DAY + 3) % 7 + 1  # day 0 was a Thursday
+
+
+def is_categorical(field: FieldConfig) -> bool:
+    """Whether a network reads this feature as an id."""
+    plain = CategoricalField | HashedField | ClockField | CrossField
+    return isinstance(field, plain) or (isinstance(field, ScaledField) and field.scale == "buckets")
 
 
 class _Learner:
@@ -210,7 +222,7 @@ class _Learner:
         return learn.vocabulary(feature.values, counts, field.min_count, field.max_size)
 
 
-def number(field: _Number, facts: Facts, sources: Sources, prior: float) -> NDArray[np.float64]:
+def number(field: ScaledField, facts: Facts, sources: Sources, prior: float) -> NDArray[np.float64]:
     """The number of each row (n,) before its scale, NaN = missing."""
     match field:
         case NumericField():

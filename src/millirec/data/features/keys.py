@@ -33,9 +33,28 @@ class Keys:
         """For each source the number of each row, (n,)."""
         return {source: self._part(source, users if source.startswith("user") else items) for source in sources}
 
-    def _part(self, source: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        if "." not in source:
-            return rows
+    def of_one(self, sources: Iterable[str], user: int, item: int) -> dict[str, int]:
+        """For each source the number of one user and one item."""
+        out = {}
+        for source in sources:
+            row = user if source.startswith("user") else item
+            if "." in source:
+                places = self.places(source)
+                row = int(places[row]) if row < len(places) else 0
+            out[source] = row
+        return out
+
+    def size(self, source: str) -> int:
+        """How many numbers a source has in the catalogues, 0 with them."""
+        if "." in source:
+            return int(self.places(source).max(initial=0)) + 1
+        return 1 + len(self._sources.users if source == "user" else self._sources.items)
+
+    def places(self, source: str) -> NDArray[np.int64]:
+        """The number of each catalogue row, for a feature of a catalogue, int64 (n + 1,)."""
         if source not in self._places:
             self._places[source] = self._sources.coded(source, "$.features")[1] + 1
-        return gathered(self._places[source], rows, 0)
+        return self._places[source]
+
+    def _part(self, source: str, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        return gathered(self.places(source), rows, 0) if "." in source else rows

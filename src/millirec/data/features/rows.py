@@ -126,6 +126,22 @@ def facts_of(dataset: Dataset, labels: NDArray[np.int8], places: NDArray[np.int6
     return replayed(events, asked, needs, Keys(dataset.users, dataset.items))
 
 
+def known_events(dataset: Dataset, labels: NDArray[np.int8], *, test: bool = False) -> Events:
+    """What a server that goes on from this log knows: all events that are older than the test part.
+
+    With `test` those of the test part too.
+    """
+    log = dataset.interactions
+    events = Events(log.users.astype(np.int64), log.items.astype(np.int64), log.times, labels)
+    if test:
+        return events
+    held = dataset.roles == TEST
+    known = _known(dataset) & ~held
+    if dataset.protocol.startswith("global-time") and held.any():
+        known &= log.times < log.times[held].min()
+    return events.take(known)
+
+
 def _known(dataset: Dataset) -> NDArray[np.bool_]:
     """The events that features may know: all of them under a split by time, else those that are not held out."""
     if dataset.protocol.startswith("global-time"):

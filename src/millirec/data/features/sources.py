@@ -81,6 +81,8 @@ class Sources:
         column = facts.context.get(source.removeprefix("context."))
         if column is None:
             return np.full(len(facts), np.nan)
+        if column.dtype.kind in "fiu":
+            return column.astype(np.float64)
         try:
             return np.array([np.nan if value is None else value for value in column.tolist()], np.float64)
         except (TypeError, ValueError) as error:

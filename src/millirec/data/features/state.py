@@ -1,18 +1,22 @@
 """`FeatureState`: events in order of time become what is known now. The live path; `replay` is its equal in bulk."""
 
-from collections import deque
+import math
 from collections.abc import Mapping
-from itertools import repeat
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millirec.data.features.facts import LABELS, NEVER, STEPS, Facts, Needs, Recent, Tally, first_step
+from millirec.data.features.counts import Arrays, Counts
+from millirec.data.features.facts import LABELS, NEVER, STEPS, Facts, Needs, Recent, Tally
 from millirec.data.features.keys import Keys
 from millirec.data.features.ragged import Ragged
+from millirec.data.features.replay import Events
 from millirec.data.history import History, HistoryLimits
-from millirec.data.labels import NEGATIVE, POSITIVE, UNLABELLED
+from millirec.data.labels import UNLABELLED
+
+_NONE = np.empty(0, np.int32)
+_DAY = 86_400_000
 
 
 class FeatureState:
@@ -25,13 +29,18 @@ class FeatureState:
 
     def __init__(self, needs: Needs, keys: Keys) -> None:
         self.needs, self._keys = needs, keys
-        self._tallies = [_Counts(tally) for tally in needs.tallies]
+        windows: dict[tuple[str, ...], list[int]] = {}
+        for tally in needs.tallies:
+            windows.setdefault(tally.by, []).append(tally.window)
+        self.counts = tuple(Counts(by, tuple(them), tuple(map(keys.size, by))) for by, them in windows.items())
         self._sources = tuple(dict.fromkeys(source for tally in needs.tallies for source in tally.by))
-        self._last: dict[int, int] = {}
-        self._first: dict[int, int] = {}
-        self._histories: dict[tuple[Recent, int], History] = {}
+        self.last, self.first = Moments(), Moments()
+        self._histories: dict[Recent, dict[int, History]] = {recent: {} for recent in needs.recents}
         self._pending: list[tuple[int, int, int]] = []  # events of the newest millisecond
         self._newest = NEVER
+        steps = [window // STEPS for counts in self.counts for window in counts.windows if window]
+        self._step = math.gcd(*steps) if steps else _DAY
+        self._moved = NEVER  # before then no window has anything to drop
 
     def observe(self, user: int, item: int, time: int, label: int = UNLABELLED) -> None:
         """Take in one event: rows of the catalogues, milliseconds. Events with unknown (0) user or item are dropped."""
@@ -45,6 +54,33 @@ class FeatureState:
             self._newest = time
         self._pending.append((user, item, label))
 
+    def extend(self, events: Events, now: int) -> None:
+        """Take in many events at once: `observe` of each, in the order given, and a question at `now` (ms)."""
+        events = events.take((events.users > 0) & (events.items > 0))
+        if not len(events.times):
+            return
+        events = events.take(np.argsort(events.times, kind="stable"))
+        newest = int(events.times[-1])
+        if newest > self._newest:
+            self._settle()
+            self._newest = newest
+        for counts in self.counts:
+            counts.slide(min(newest, now))
+        new = events.times == self._newest
+        if not new.all():
+            self._take_in_all(events.take(~new))
+        columns = (events.users[new].tolist(), events.items[new].tolist(), events.labels[new].tolist())
+        self._pending += list(zip(*columns, strict=True))
+
+    def slide(self, now: int) -> None:
+        """What is read from here on is read at `now` (ms). Windows do not slide back."""
+        if now > self._newest and self._pending:
+            self._settle()
+        if now >= self._moved:
+            for counts in self.counts:
+                counts.slide(now)
+            self._moved = (now // self._step + 1) * self._step
+
     def facts(
         self, user: int, items: NDArray[Any], now: int, context: Mapping[str, NDArray[Any]] | None = None
     ) -> Facts:
@@ -52,30 +88,57 @@ class FeatureState:
 
         `context`: an array (C,) for each name, such as the scores of retrieval.
         """
-        if now > self._newest:
-            self._settle()
+        self.slide(now)
         n = len(items)
         rows = items.astype(np.int64)
         users = np.full(n, user, np.int64)
         keys = self._keys.of(self._sources, users, rows)
-        counts = {c.tally: c.read(tuple(keys[source] for source in c.tally.by), now) for c in self._tallies}
-        last = np.full(n, self._last.get(user, NEVER), np.int64) if self.needs.gap else None
-        first = np.fromiter(map(self._first.get, rows.tolist(), repeat(NEVER)), np.int64, n) if self.needs.age else None
-        histories = {recent: self._history(recent, user, n) for recent in self.needs.recents}
+        counts = {}
+        for c in self.counts:
+            sums = c.read(tuple(keys[source] for source in c.by)).astype(np.int64)
+            counts |= {Tally(c.by, window): sums[:, 3 * i : 3 * i + 3] for i, window in enumerate(c.windows)}
         return Facts(
             users,
             rows,
             np.full(n, now, np.int64),
             dict(context or {}),
             counts,
-            last,
-            first,
-            histories,
+            self.last.read(users) if self.needs.gap else None,
+            self.first.read(rows) if self.needs.age else None,
+            {recent: self._history(recent, user, n) for recent in self.needs.recents},
         )
 
+    def recent(self, recent: Recent, user: int) -> NDArray[np.int32]:
+        """The newest items of a user, oldest first, as of the last `slide`."""
+        history = self._histories[recent].get(user)
+        return _NONE if history is None else history.items
+
+    def arrays(self) -> Arrays:
+        """All of it, to be kept: the inverse of `load`."""
+        out: Arrays = {
+            "newest": np.array([self._newest], np.int64),
+            "pending": np.array(self._pending, np.int64).reshape(-1, 3),
+            "last": self.last.times,
+            "first": self.first.times,
+        }
+        for i, counts in enumerate(self.counts):
+            out |= {f"counts{i}.{name}": array for name, array in counts.arrays().items()}
+        for i, histories in enumerate(self._histories.values()):
+            out |= {f"recent{i}.{name}": array for name, array in _packed(histories).items()}
+        return out
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take up what `arrays` gave. Raises KeyError or ValueError when it is of other features."""
+        self._newest = int(arrays["newest"][0])
+        self._pending = [tuple(event) for event in arrays["pending"].tolist()]
+        self.last.times, self.first.times = (arrays[name].astype(np.int64) for name in ("last", "first"))
+        for i, counts in enumerate(self.counts):
+            counts.load(_under(arrays, f"counts{i}."))
+        for i, recent in enumerate(self._histories):
+            self._histories[recent] = _unpacked(_under(arrays, f"recent{i}."))
+
     def _history(self, recent: Recent, user: int, n: int) -> Ragged:
-        history = self._histories.get((recent, user))
-        values = np.empty(0, np.int32) if history is None else history.items
+        values = self.recent(recent, user)
         return Ragged(values, np.zeros(n, np.int64), np.full(n, len(values), np.int64))
 
     def _settle(self) -> None:
@@ -84,95 +147,104 @@ class FeatureState:
         self._pending.clear()
 
     def _take_in(self, user: int, item: int, time: int, label: int) -> None:
-        keys = self._keys.of(self._sources, np.array([user], np.int64), np.array([item], np.int64))
-        key = {source: int(part[0]) for source, part in keys.items()}
-        for counts in self._tallies:
-            counts.add(tuple(key[source] for source in counts.tally.by), time, label)
+        key = self._keys.of_one(self._sources, user, item)
+        for counts in self.counts:
+            counts.add(tuple(key[source] for source in counts.by), time, label)
         if self.needs.gap:
-            self._last[user] = max(time, self._last.get(user, NEVER))
+            self.last.put(user, max(time, self.last.get(user)))
         if self.needs.age:
-            self._first[item] = min(time, self._first.get(item, time))
-        for recent in self.needs.recents:
+            first = self.first.get(item)
+            self.first.put(item, time if first == NEVER else min(time, first))
+        for recent, histories in self._histories.items():
             if LABELS[recent.only] in (None, label):
-                history = self._histories.setdefault((recent, user), History())
+                history = histories.setdefault(user, History())
                 history.append(item, time, HistoryLimits(window=recent.length, seen=1))
 
-
-class _Counts:
-    """The sums of one tally over its window, kept as events come and as steps go out of it."""
-
-    def __init__(self, tally: Tally) -> None:
-        self.tally = tally
-        self._sums: _OfRows | _OfPairs = _OfRows() if len(tally.by) == 1 else _OfPairs()
-        self._steps: deque[tuple[int, dict[tuple[int, ...], list[int]]]] = deque()
-        self._cut = NEVER  # the oldest step of the window
-
-    def add(self, key: tuple[int, ...], time: int, label: int) -> None:
-        change = [1, int(label == POSITIVE), int(label == NEGATIVE)]
-        window = self.tally.window
-        if window:
-            step = time // (window // STEPS)
-            if step < self._cut:
-                return
-            kept = self._of_step(step).setdefault(key, [0, 0, 0])
-            for i in range(3):
-                kept[i] += change[i]
-        self._sums.add(key, change)
-
-    def read(self, keys: tuple[NDArray[np.int64], ...], now: int) -> NDArray[np.int64]:
-        if self.tally.window:
-            self._cut = max(self._cut, first_step(now, self.tally.window))
-            while self._steps and self._steps[0][0] < self._cut:
-                for key, gone in self._steps.popleft()[1].items():
-                    self._sums.add(key, [-count for count in gone])
-        return self._sums.read(keys)
-
-    def _of_step(self, step: int) -> dict[tuple[int, ...], list[int]]:
-        at = len(self._steps)
-        while at and self._steps[at - 1][0] > step:
-            at -= 1
-        if not at or self._steps[at - 1][0] < step:
-            self._steps.insert(at, (step, {}))
-            at += 1
-        return self._steps[at - 1][1]
+    def _take_in_all(self, events: Events) -> None:
+        """Events in order of time."""
+        keys = self._keys.of(self._sources, events.users, events.items)
+        for counts in self.counts:
+            counts.add_all(tuple(keys[source] for source in counts.by), events.times, events.labels)
+        if self.needs.gap:
+            self.last.newest(events.users, events.times)
+        if self.needs.age:
+            self.first.oldest(events.items, events.times)
+        for recent, histories in self._histories.items():
+            wanted = LABELS[recent.only]
+            _remember(histories, events if wanted is None else events.take(events.labels == wanted), recent.length)
 
 
-class _OfRows:
-    """Sums by one number: an array, so that reading many candidates is one gather. Its last row stays 0."""
+class Moments:
+    """A time (ms) for each row, NEVER where none is known; grows as rows do."""
 
     def __init__(self) -> None:
-        self._sums = np.zeros((1, 3), np.int64)
+        self.times = np.full(1, NEVER, np.int64)  # the last stays NEVER
 
-    def add(self, key: tuple[int, ...], change: list[int]) -> None:
-        row = key[0]
-        if row >= len(self._sums) - 1:
-            grown = np.zeros((2 * (row + 1) + 1, 3), np.int64)
-            grown[: len(self._sums) - 1] = self._sums[:-1]
-            self._sums = grown
-        self._sums[row] += change
+    def get(self, row: int) -> int:
+        """The time of one row."""
+        return int(self.times[min(row, len(self.times) - 1)])
 
-    def read(self, keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
-        return self._sums[np.minimum(keys[0], len(self._sums) - 1)]
+    def read(self, rows: NDArray[Any]) -> NDArray[np.int64]:
+        """The times of rows (n,)."""
+        return self.times.take(rows, mode="clip")
+
+    def put(self, row: int, time: int) -> None:
+        """Set the time of one row."""
+        self._reach(row)
+        self.times[row] = time
+
+    def newest(self, rows: NDArray[np.int64], times: NDArray[np.int64]) -> None:
+        """Raise the times of rows (m,) to these."""
+        self._reach(int(rows.max(initial=0)))
+        np.maximum.at(self.times, rows, times)
+
+    def oldest(self, rows: NDArray[np.int64], times: NDArray[np.int64]) -> None:
+        """Lower the times of rows (m,) to these, where they have one."""
+        self._reach(int(rows.max(initial=0)))
+        old = self.times[rows]
+        self.times[rows] = np.where(old == NEVER, np.iinfo(np.int64).max, old)
+        np.minimum.at(self.times, rows, times)
+
+    def _reach(self, row: int) -> None:
+        if row >= len(self.times) - 1:
+            grown = np.full(2 * (row + 1) + 1, NEVER, np.int64)
+            grown[: len(self.times) - 1] = self.times[:-1]
+            self.times = grown
 
 
-class _OfPairs:
-    """Sums by two numbers: most pairs never meet, so a pair has a place in an array while it counts for something."""
+def _remember(histories: dict[int, History], events: Events, length: int) -> None:
+    """Append events in order of time to the histories of their users: as `History.append` one by one."""
+    if not len(events.users):
+        return
+    order = np.argsort(events.users, kind="stable")
+    users, starts = np.unique(events.users[order], return_index=True)
+    items, times = events.items[order].astype(np.int32), events.times[order]
+    for user, start, end in zip(users.tolist(), starts, [*starts[1:], len(order)], strict=True):
+        own_items, own_times, old = items[start:end], times[start:end], histories.get(user)
+        if old is not None:
+            own_items, own_times = np.concatenate([old.items, own_items]), np.concatenate([old.times, own_times])
+            by_time = np.argsort(own_times, kind="stable")
+            own_items, own_times = own_items[by_time], own_times[by_time]
+        histories[user] = History(own_items[-length:].copy(), own_times[-length:].copy())
 
-    def __init__(self) -> None:
-        self._places: dict[tuple[int, ...], int] = {}
-        self._free: list[int] = []
-        self._sums = np.zeros((2, 3), np.int64)  # row 0 stays 0
 
-    def add(self, key: tuple[int, ...], change: list[int]) -> None:
-        place = self._places.get(key)
-        if place is None:
-            place = self._places[key] = self._free.pop() if self._free else len(self._places) + 1
-            if place >= len(self._sums):
-                self._sums = np.concatenate([self._sums, np.zeros_like(self._sums)])
-        self._sums[place] += change
-        if not self._sums[place, 0]:
-            self._free.append(self._places.pop(key))
+def _packed(histories: Mapping[int, History]) -> Arrays:
+    return {
+        "users": np.fromiter(histories, np.int64, len(histories)),
+        "sizes": np.array([len(history) for history in histories.values()], np.int64),
+        "items": np.concatenate([_NONE, *(history.items for history in histories.values())]),
+        "times": np.concatenate([np.empty(0, np.int64), *(history.times for history in histories.values())]),
+    }
 
-    def read(self, keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int64]:
-        pairs = zip(*(part.tolist() for part in keys), strict=True)
-        return self._sums[np.fromiter(map(self._places.get, pairs, repeat(0)), np.int64, len(keys[0]))]
+
+def _unpacked(arrays: Mapping[str, NDArray[Any]]) -> dict[int, History]:
+    ends = np.cumsum(arrays["sizes"]).tolist()
+    items, times = arrays["items"].astype(np.int32), arrays["times"].astype(np.int64)
+    if (ends[-1] if ends else 0) != len(items) or len(items) != len(times):
+        raise ValueError("histories do not fit their sizes")
+    spans = zip(arrays["users"].tolist(), [0, *ends], ends, strict=False)
+    return {user: History(items[start:end].copy(), times[start:end].copy()) for user, start, end in spans}
+
+
+def _under(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Arrays:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

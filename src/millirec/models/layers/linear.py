@@ -35,6 +35,15 @@ class Int8Linear(nn.Module):
             self.register_buffer("input_scale", torch.ones(()))
             self.register_buffer("input_middle", torch.tensor(MIDDLE, dtype=torch.uint8))
 
+    @classmethod
+    def of(cls, layer: nn.Linear) -> "Int8Linear":
+        """A layer of floats rounded, its inputs scaled as they come."""
+        out = cls(layer.in_features, layer.out_features, static=False)
+        out.codes, out.scale = channel_codes(layer.weight.detach())
+        if layer.bias is not None:
+            out.bias = layer.bias.detach().clone()
+        return out
+
     @property
     def weight(self) -> Tensor:
         """The weights as floats (out, in), for who multiplies by them otherwise."""
@@ -49,6 +58,13 @@ class Int8Linear(nn.Module):
         else:
             out = torch.ops.millirec.int8_dynamic(x, self.codes, self.scale, self.bias)
         return out
+
+
+def channel_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights (out, in) as bytes (in, out) about 128, and a scale for each output (out,)."""
+    scale = weight.abs().amax(1).clamp_min(1e-12) / 127
+    codes = (weight / scale[:, None]).round().clamp(-127, 127) + MIDDLE
+    return codes.to(torch.uint8).T.contiguous(), scale
 
 
 def input_range(least: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,7 @@ class DIN(nn.Module):
     def _attended(self, which: int, events: Tensor, present: Tensor, target: Tensor) -> Tensor:
         weights = self.attention[which](events, target) * present
         counts = present.sum(1, keepdim=True).clamp(min=1).to(events.dtype)
-        return torch.einsum("bl,bld->bd", weights, events) / counts.sqrt()
+        return (weights.unsqueeze(1) @ events).squeeze(1) / counts.sqrt()
 
 
 class _Weights(nn.Module):

@@ -34,7 +34,7 @@ class FieldVectors(nn.Module):
         self.register_buffer("list_bases", ends[n:-1].repeat_interleave(widths).int(), persistent=False)
         of = [space.of for space in schema.sequences]
         self.register_buffer("sequence_bases", ends[torch.tensor(of, dtype=torch.int64)].int(), persistent=False)
-        self._widths = widths.tolist()
+        self.widths = widths.tolist()
         self.plain = n + len(schema.lists) + len(schema.numbers)
         self.sequences = len(schema.sequences)
         self.fields, self.width = self.plain + self.sequences, width
@@ -47,20 +47,19 @@ class FieldVectors(nn.Module):
 
     def forward(self, inputs: RankInputs) -> Tensor:
         """(B, F, d), sequences last."""
-        vectors, present = self.histories(inputs)
-        return torch.cat([self.without_sequences(inputs), _mean(vectors, present)], dim=1)
+        return torch.cat([self.without_sequences(inputs), self._means(inputs)], dim=1)
 
     def singly(self, inputs: RankInputs) -> Tensor:
         """(B, N, d): as `forward`, but each value of a multi-valued feature by itself, zeros where there is none."""
         listed, present = self._listed(inputs)
-        histories = _mean(*self.histories(inputs))
+        histories = self._means(inputs)
         return torch.cat([self._ids(inputs), listed * present.unsqueeze(2), self._numbers(inputs), histories], dim=1)
 
     def without_sequences(self, inputs: RankInputs) -> Tensor:
         """(B, F - S, d): categorical, multi-valued, numbers."""
         listed, present = self._listed(inputs)
-        spans = zip(torch.split(listed, self._widths, 1), torch.split(present, self._widths, 1), strict=True)
-        lists = [_mean(values, there).unsqueeze(1) for values, there in spans] if self._widths else []
+        spans = zip(torch.split(listed, self.widths, 1), torch.split(present, self.widths, 1), strict=True)
+        lists = [mean_of(values, there).unsqueeze(1) for values, there in spans] if self.widths else []
         return torch.cat([self._ids(inputs), *lists, self._numbers(inputs)], dim=1)
 
     def _ids(self, inputs: RankInputs) -> Tensor:
@@ -74,12 +73,16 @@ class FieldVectors(nn.Module):
     def _numbers(self, inputs: RankInputs) -> Tensor:
         return inputs.numbers.unsqueeze(2) * self.numbers
 
+    def _means(self, inputs: RankInputs) -> Tensor:
+        """(B, S, d). Sequences of a single row are those of all rows."""
+        return mean_of(*self.histories(inputs)).expand(inputs.ids.shape[0], -1, -1)
+
     def histories(self, inputs: RankInputs) -> tuple[Tensor, Tensor]:
         """Vectors (B, S, L, d) of the sequences, and which places hold one, bool (B, S, L)."""
         return self.table(inputs.sequences + self.sequence_bases[:, None]), inputs.sequences > 0
 
 
-def _mean(vectors: Tensor, present: Tensor) -> Tensor:
+def mean_of(vectors: Tensor, present: Tensor) -> Tensor:
     """The mean over the last but one axis of (..., L, d), of the places that are present (..., L)."""
     weights = present.to(vectors.dtype)
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1)

@@ -1,0 +1,142 @@
+"""Retrieve, then rank: what a second stage adds, measured through the engine that serves.
+
+    python -m benchmarks.ranking.two_stage            trains what is not there yet, in runs/ranking/two-stage
+    python -m benchmarks.ranking.two_stage --again    trains the ranker anew on the same retrieval
+
+MovieLens-1M under global time. A sequence model learns from the training part; a ranker from what that model retrieves
+on the validation part (two_stage.toml); both are packed and replayed on the test part, event by event, with and without
+the second stage. Everything was chosen on the validation part. Leaves benchmarks/results/ranking-two-stage.json.
+"""
+
+import argparse
+import json
+import shutil
+import time
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.machine import describe
+from benchmarks.quality.train import trained
+from benchmarks.ranking.runs import PROTOCOLS, ROOT, RUNS, data_of
+from millirec.bundle import Bundle, PackConfig, RankerPart, pack
+from millirec.cli.artifact import Artifact
+from millirec.config import RunConfig, convert, dumps
+from millirec.data.dataset import TEST, Dataset
+from millirec.data.features import FieldConfig, known_events
+from millirec.data.history import HistoryLimits
+from millirec.data.labels import LabelConfig, labels_of
+from millirec.data.split import targets
+from millirec.engine.engine import Engine
+from millirec.engine.state import StateStore, StoreSettings
+from millirec.frontier.replay import Replay, replay
+from millirec.metrics.bootstrap import confidence_interval, paired_difference
+from millirec.models.checkpoint import Checkpoint
+from millirec.models.rankers.checkpoint import RankerCheckpoint
+from millirec.models.rankers.config import RankerConfig
+from millirec.train.candidates import CandidateConfig, candidate_rows, found_for
+from millirec.train.fit import provenance_of
+from millirec.train.fit_ranker import RankerRows, fit_rows
+from millirec.train.journal import Silent
+from millirec.train.machine import Machine
+from millirec.train.rank_config import RankTrainConfig
+
+SPEC = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
+RESULT = ROOT / "benchmarks" / "results" / "ranking-two-stage.json"
+LABEL: LabelConfig = convert(SPEC["label"], LabelConfig, "label")
+CANDIDATES: CandidateConfig = convert(SPEC["candidates"], CandidateConfig, "candidates")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--again", action="store_true", help="train the ranker anew")
+    again = parser.parse_args().again
+    retrieval = RUNS / "two-stage" / "checkpoint"
+    if not retrieval.exists():
+        settings = SPEC["retrieval"] | {"split": PROTOCOLS["global-time"], "data": data_of("global-time")}
+        places = {"name": "two-stage", "out": str(RUNS), "machine": {"threads": 1}}
+        trained(RUNS, "two-stage", dumps(convert(settings | places, RunConfig, "two-stage")), resume=True)
+    dataset = Artifact.open(retrieval).data(None)
+    model = Checkpoint.load(retrieval)
+    ranker, cost = ranked(model, dataset, retrieval.with_name("ranker"), again=again)
+    known = known_events(dataset, labels_of(dataset, LABEL))
+    folder = retrieval.parent
+    bundles = {
+        "retrieval": pack(model, folder / "retrieval.bundle"),
+        "retrieve-and-rank": pack(model, folder / "ranked.bundle", PackConfig(), RankerPart(ranker, known)),
+    }
+    seen = {name: replayed(bundle, dataset) for name, bundle in bundles.items()}
+    result = compared(seen, dataset) | {"ranker": cost, "config": SPEC, "machine": describe()}
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps({key: result[key] for key in ("figures", "difference", "relative")}, indent=1))
+
+
+def ranked(model: Checkpoint, dataset: Dataset, folder: Path, *, again: bool) -> tuple[RankerCheckpoint, dict[str, Any]]:
+    """The ranker of the model's candidates, and what it cost in CPU seconds."""
+    if folder.exists() and not again:
+        return RankerCheckpoint.load(folder), json.loads((folder.parent / "ranker-cost.json").read_text())
+    started = time.process_time()
+    fields: list[FieldConfig] = convert(SPEC["features"], list[FieldConfig], "features")
+    found = found_for(model, dataset, CANDIDATES)
+    rows, featuriser = candidate_rows(dataset, LABEL, found, fields, CANDIDATES)
+    made = time.process_time()
+    config: RankerConfig = convert(SPEC["ranker"], RankerConfig, "ranker")
+    train: RankTrainConfig = convert(SPEC["train"], RankTrainConfig, "train")
+    what = RankerRows(rows, featuriser, LABEL, provenance_of(dataset))
+    ranker = fit_rows(what, config, train, Machine(threads=1), Silent())
+    cost = {
+        "rows": len(rows),
+        "hit_rate": float((found.rows == dataset.sequences.items[found.asked.places][:, None]).any(1).mean()),
+        "cpu_seconds_rows": round(made - started, 1),
+        "cpu_seconds_training": round(time.process_time() - made, 1),
+        "validation": ranker.metrics,
+    }
+    shutil.rmtree(folder, ignore_errors=True)
+    ranker.save(folder)
+    (folder.parent / "ranker-cost.json").write_text(json.dumps(cost))
+    print(cost, flush=True)
+    return ranker, cost
+
+
+def replayed(bundle: Bundle, dataset: Dataset) -> Replay:
+    """The test part, event by event."""
+    limits = HistoryLimits().covering(bundle.max_length)
+    with StateStore.temporary(StoreSettings(limits=limits)) as store:
+        return replay(Engine(bundle, store), dataset, TEST)
+
+
+def gain(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """NDCG@10 of single targets, (t,)."""
+    return np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0)
+
+
+def compared(seen: dict[str, Replay], dataset: Dataset) -> dict[str, Any]:
+    """NDCG@10 of each, and the paired difference; intervals and p-value draw users."""
+    users = dataset.sequences.users[targets(dataset, TEST).places]
+    values = {name: gain(replay.ranks) for name, replay in seen.items()}
+    before, after = values["retrieval"], values["retrieve-and-rank"]
+    figures = {
+        name: {
+            "ndcg@10": msgspec.to_builtins(confidence_interval(own, groups=users)),
+            "hr@10": float((seen[name].ranks <= 10).mean()),
+            "p50_us": float(np.percentile(seen[name].microseconds, 50)),
+            "p99_us": float(np.percentile(seen[name].microseconds, 99)),
+        }
+        for name, own in values.items()
+    }
+    return {
+        "protocol": dataset.protocol,
+        "targets": len(users),
+        "users": len(np.unique(users)),
+        "figures": figures,
+        "difference": paired_difference(after, before, groups=users)._asdict(),
+        "relative": float(after.mean() / before.mean() - 1),
+    }
+
+
+if __name__ == "__main__":
+    main()
