@@ -1,5 +1,8 @@
 """Tiny bundles with a ranker: an untrained sequence model over the world of the features' tests, and a ranker of it."""
 
+import atexit
+import shutil
+import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -8,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from millirec.bundle import Bundle, PackConfig, RankerPart, pack
+from millirec.bundle import Bundle, RankerPart, open_bundle, pack
 from millirec.data.dataset import Dataset
-from millirec.data.features import FieldConfig, Featuriser, Needs, known_events, split_rows
+from millirec.data.features import Featuriser, FieldConfig, Needs, known_events, split_rows
 from millirec.data.features.config import CategoricalField, CrossField, NumericField
+from millirec.data.features.rows import facts_of
 from millirec.data.labels import LabelConfig, labels_of
 from millirec.data.split import GlobalTime
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import build_ranker
 from millirec.models.rankers.dnn import DNNConfig
-from millirec.data.features.rows import facts_of
 from millirec.train.fit import provenance_of
 from tests.bundles import untrained
 from tests.data.features.world import FIELDS, HOUR, dataset_of
@@ -46,9 +49,9 @@ def history(n: int = 400, seed: int = 0) -> Dataset:
 
 
 @cache
-def rankers(config: Any = DNNConfig(embedding_dim=4, hidden=(16, 8))) -> tuple[Checkpoint, RankerCheckpoint, Dataset]:
+def rankers() -> tuple[Checkpoint, RankerCheckpoint, Dataset]:
     """A sequence model and a ranker of random parameters over `history`."""
-    data = history()
+    config, data = DNNConfig(embedding_dim=4, hidden=(16, 8)), history()
     labels = labels_of(data, LABEL)
     places = np.flatnonzero(data.roles == 0)
     facts = facts_of(data, labels, places, Needs.of(RANK_FIELDS))
@@ -69,8 +72,24 @@ def rankers(config: Any = DNNConfig(embedding_dim=4, hidden=(16, 8))) -> tuple[C
     return replace(untrained(8), catalog=data.items), ranker, data
 
 
-def ranked_bundle(folder: Path, config: PackConfig | None = None, **part: Any) -> Bundle:
-    """A bundle of both, whose features know what came before the test part."""
-    model, ranker, data = rankers()
-    known = known_events(data, labels_of(data, LABEL))
-    return pack(model, folder, config, RankerPart(ranker, known, **part))
+def part(**more: Any) -> RankerPart:
+    """The ranker to be packed; its features know what came before the test part."""
+    _, ranker, data = rankers()
+    return RankerPart(ranker, known_events(data, labels_of(data, LABEL)), **more)
+
+
+def ranked_bundle(folder: Path) -> Path:
+    """A packed bundle of both below `folder`: a copy of its own; packed once in a test run."""
+    return Path(shutil.copytree(_packed(), folder / "ranked"))
+
+
+def opened() -> Bundle:
+    """The same, for who changes nothing."""
+    return open_bundle(_packed())
+
+
+@cache
+def _packed() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="millirec-ranked-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return pack(rankers()[0], folder / "ranked", None, part()).folder

@@ -106,6 +106,42 @@ def test_a_ranker_is_no_model(folder: Path) -> None:
     assert "holds a ranker, not a model" in done.stderr
 
 
+def sequence_run(folder: Path) -> Path:
+    """The same log for a sequence model."""
+    head = RUN.split("[label]")[0].replace("NAME", "sequences").replace("FOLDER", str(folder))
+    model = '[split]\nkind = "leave-last-out"\n[model]\nkind = "sasrec"\nembedding_dim = 8\nmax_length = 10\n'
+    path = folder / "sequences.toml"
+    path.write_text(f'out = "{folder}/runs"\n{head}{model}[train]\nepochs = 1\n[machine]\nthreads = 1\n')
+    return path
+
+
+def test_a_ranker_is_packed_beside_a_model_and_serves(folder: Path) -> None:
+    millirec("train", "-c", sequence_run(folder))
+    model, ranker = folder / "runs/sequences/checkpoint", folder / "runs/clicks/checkpoint"
+    packed = millirec("pack", model, "--ranker", ranker, "--ranker-weights", "int8", "-o", folder / "ranked", "--json")
+    told = json.loads(packed.stdout)["ranker"]
+    assert (told["model"]["kind"], told["weights"], told["n_events"]) == ("fm", "int8", 1200)
+    shown = millirec("recommend", folder / "ranked", "--items", "i1,i2", "-k", "3", "--trace", "--json").stdout
+    answer = json.loads(shown)
+    assert [stage["name"] for stage in answer["stages"]][-3:] == ["features", "ranker", "top-k"]
+    everything = millirec("pack", model, "--ranker", ranker, "--facts", "all", "-o", folder / "all", "--json")
+    assert json.loads(everything.stdout)["ranker"]["n_events"] == 1500
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ranker-weights", "int4"], "--ranker-weights int4"),
+        (["--facts", "some"], "--facts some"),
+    ],
+)
+def test_options_of_packing_that_cannot_be(folder: Path, options: list[str], message: str) -> None:
+    ranker = folder / "runs/clicks/checkpoint"
+    done = millirec("pack", ranker, "--ranker", ranker, "-o", folder / "no", *options, code=2)
+    assert message in done.stderr
+    assert not (folder / "no").exists()
+
+
 def test_its_log_can_be_inspected(folder: Path) -> None:
     assert "1,500" in millirec("data", "inspect", "-c", folder / "clicks.toml").stdout
 

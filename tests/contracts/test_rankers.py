@@ -17,7 +17,9 @@ from millirec.metrics import ctr
 from millirec.models.base import FeatureRanker, Ranker, RankInputs, SequenceModel
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
 from millirec.models.rankers.config import RankerConfig, build_ranker
-from millirec.models.rankers.din import DINConfig
+from millirec.models.rankers.dcnv2 import DCNv2Config
+from millirec.models.rankers.dnn import DNNConfig
+from millirec.models.rankers.lr import LRConfig
 from millirec.models.rankers.served import export_ranker, parity_error
 from millirec.train.evaluate_ranker import evaluate_rows
 from millirec.train.fit_ranker import fit_ranker
@@ -202,12 +204,8 @@ def test_the_figures_are_of_the_part(fitted: tuple[RankerCheckpoint, Any]) -> No
     assert result.base_rate == pytest.approx(rows.labels[part].mean())
 
 
-@pytest.mark.parametrize("fields", [FIELDS, SIDES[:1]], ids=["all", "one"])
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
-def test_its_graphs_say_what_the_network_says(config: RankerConfig, fields: Any) -> None:
-    """Of one user and any number of candidates; in bytes nearly so."""
-    if isinstance(config, DINConfig) and fields is not FIELDS:
-        pytest.skip("has nothing to attend to")
+def unlike(config: RankerConfig, fields: Any) -> tuple[torch.nn.Module, Any]:
+    """A network whose every parameter counts, and the sides of its features."""
     data = prepared(300)
     _, featuriser = ranking_rows(data, labels_of(data, LABEL), fields)
     torch.manual_seed(0)
@@ -215,8 +213,25 @@ def test_its_graphs_say_what_the_network_says(config: RankerConfig, fields: Any)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.3 * torch.randn(parameter.shape)
-    before = {name: value.clone() for name, value in network.state_dict().items()}
-    sides = sides_of(featuriser)
+    return network, sides_of(featuriser)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: type(config).__name__)
+def test_its_graphs_say_what_the_network_says(config: RankerConfig) -> None:
+    """Of one user and any number of candidates."""
+    network, sides = unlike(config, FIELDS)
     assert parity_error(network, export_ranker(network, sides), sides) < 1e-5
-    assert parity_error(network, export_ranker(network, sides, int8=True), sides) < 0.2
+
+
+@pytest.mark.parametrize("config", [LRConfig(), DNNConfig()], ids=lambda config: type(config).__name__)
+def test_its_graphs_need_no_side_to_have_features(config: RankerConfig) -> None:
+    network, sides = unlike(config, SIDES[:1])  # the user's id alone
+    assert parity_error(network, export_ranker(network, sides), sides) < 1e-5
+
+
+@pytest.mark.parametrize("config", [DNNConfig(), DCNv2Config()], ids=lambda config: type(config).__name__)
+def test_in_bytes_its_graphs_say_nearly_so_and_the_network_stays(config: RankerConfig) -> None:
+    network, sides = unlike(config, FIELDS)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert 1e-6 < parity_error(network, export_ranker(network, sides, int8=True), sides) < 0.05
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())

@@ -28,7 +28,6 @@ from millirec.bundle.packing import (
 )
 from millirec.bundle.rank_packing import RankerPart
 from millirec.bundle.read import FIELDS, Bundle
-from millirec.cascade.cascade import check_ranker
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.tensors import Array
 from millirec.index import ExactConfig, Index, PQConfig
@@ -58,11 +57,10 @@ def pack_ensemble(
     check_target(folder)
     _check(checkpoints, shares)
     first = checkpoints[0]
-    catalog = kept_features(first.catalog, config)
     if ranker is not None:
-        ranker.check(catalog)
+        ranker.check(first.catalog)
         config = config.ranked()
-    check_ranker(config.cascade, has_ranker=ranker is not None)
+    catalog = kept_features(first.catalog, config, has_ranker=ranker is not None)
     networks = [network_of(checkpoint) for checkpoint in checkpoints]
     tensors: dict[str, Array] = {}
     members = []

@@ -68,9 +68,9 @@ def pack(
 ) -> Bundle:
     """Export the encoder, check it against the network, build the index, and write the bundle at once.
 
-    A `ranker` becomes the last scorer of the cascade, unless `config` says what is. An older bundle in its place is
-    replaced. Raises ConfigError for a model without user vectors and a ranker of other items, and ArtifactError when
-    `folder` holds something else, or when the graph says something else than the network.
+    A `ranker` becomes the last scorer of the cascade, unless `config` has a cascade of its own. An older bundle in its
+    place is replaced. Raises ConfigError for a model without user vectors and for a ranker of other items, and
+    ArtifactError when `folder` holds something else, or when a graph says something else than its network.
     """
     import torch
 
@@ -78,11 +78,10 @@ def pack(
 
     config = config or PackConfig()
     check_target(folder)
-    catalog = kept_features(checkpoint.catalog, config)
     if ranker is not None:
-        ranker.check(catalog)
+        ranker.check(checkpoint.catalog)
         config = config.ranked()
-    check_ranker(config.cascade, has_ranker=ranker is not None)
+    catalog = kept_features(checkpoint.catalog, config, has_ranker=ranker is not None)
     network = network_of(checkpoint)
     with torch.inference_mode():
         vectors = network.item_vectors().float().numpy()
@@ -112,11 +111,12 @@ def network_of(checkpoint: "Checkpoint") -> "SequenceModel":
     return network
 
 
-def kept_features(catalog: Catalog, config: PackConfig) -> Catalog:
+def kept_features(catalog: Catalog, config: PackConfig, *, has_ranker: bool = False) -> Catalog:
     """The catalogue as the bundle keeps it.
 
-    Raises ConfigError for a feature that it does not have, and for one that the cascade asks for in vain.
+    Raises ConfigError for a feature that it does not have, and for one or a ranker that the cascade asks for in vain.
     """
+    check_ranker(config.cascade, has_ranker=has_ranker)
     kept = _kept(catalog, config)
     check_features(config.cascade, Fields(kept).names())
     return kept

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from millirec.compress.calibrate import Ranges, calibrated_ranges
 from millirec.compress.recovery import measured, recovered
-from millirec.compress.rounding import block_codes, channel_codes, exact, row_codes, train_rounded
+from millirec.compress.rounding import block_codes, exact, row_codes, train_rounded
 from millirec.compress.workshop import Workshop
 from millirec.data.codes import pack
 from millirec.data.errors import ConfigError
 from millirec.models.base import NetworkConfig
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import ModelConfig, build
+from millirec.models.layers.linear import channel_codes
 from millirec.models.layers.table import Dense, Quantized
 from millirec.train.config import TrainConfig
 from millirec.train.trainable import check_trainable

@@ -286,8 +286,7 @@ class Engine:
     def _asker(self, ranker: LiveRanker, turn: _Turn) -> Asker:
         """Who asks, for the ranker. A question about the future is answered as of now: windows do not slide back.
 
-        Without a time of its own a question comes after all events that are acknowledged, those of this millisecond
-        too.
+        Without a time of its own a question comes after all acknowledged events, those of this millisecond too.
         """
         query, clock = turn.query, self.store.clock()
         now = clock + 1 if query.time is None else min(query.time, clock)

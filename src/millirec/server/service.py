@@ -142,6 +142,8 @@ class Service:
         while True:
             await asyncio.sleep(1)
             self.monitor.flush(self.in_flight)
+            if self._engine is not None and self._engine.reads_log:  # else a worker that rests must read much at once
+                await asyncio.to_thread(self._engine.follow)
 
     async def _sweep(self) -> None:
         """Expired states count as empty at once; this gives their room back."""

@@ -62,8 +62,13 @@ def test_sides_give_the_bytes_of_the_one_definition(log: tuple[int, list], data:
     n = len(events[0])
     context = {"page": np.array(["a", None] * n, object)[:n], "score": np.arange(n) - 2.0}
     known = facts_of(events)
-    featuriser = Featuriser.fit(MORE, type(known)(**{**vars(known), **{"context": context, "counts": _counts(events)}}),
-                                events[3] == POSITIVE, users(), items())
+    featuriser = Featuriser.fit(
+        MORE,
+        type(known)(**{**vars(known), **{"context": context, "counts": _counts(events)}}),
+        events[3] == POSITIVE,
+        users(),
+        items(),
+    )
     state = FeatureState(featuriser.needs, featuriser.keys)
     live = LiveFeatures(featuriser, state)
     rows = np.array(data.draw(st.permutations(range(1, 9))), np.int32)

@@ -88,9 +88,7 @@ class Featuriser:
         """The features of n rows. Rows do not see each other: n rows at once are n times one row."""
         n = len(facts)
         ids = [self.ids(f, facts) for f in self.fields if is_categorical(f)]
-        numbers = [
-            self.scaled(f, facts) for f in self.fields if isinstance(f, ScaledField) and f.scale != "buckets"
-        ]
+        numbers = [self.scaled(f, facts) for f in self.fields if isinstance(f, ScaledField) and f.scale != "buckets"]
         return Features(
             np.stack(ids, axis=1) if ids else np.zeros((n, 0), np.int32),
             np.stack(numbers, axis=1) if numbers else np.zeros((n, 0), np.float32),

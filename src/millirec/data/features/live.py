@@ -28,7 +28,8 @@ from millirec.data.features.config import (
 )
 from millirec.data.features.counts import Counts
 from millirec.data.features.facts import NEVER, Facts, recent_of
-from millirec.data.features.featuriser import Featuriser, ScaledField, clock_id, is_categorical, number
+from millirec.data.features.featuriser import Featuriser, ScaledField, clock_id, is_categorical
+from millirec.data.features.sources import context_numbers
 from millirec.data.features.state import FeatureState
 
 _HOUR = 3_600_000
@@ -143,8 +144,8 @@ class LiveFeatures:
         no label is known. Raises DataError for a context that is no number where one is wanted.
         """
         self.state.slide(now)
-        facts = Facts(np.full(len(rows), user, np.int64), rows.astype(np.int64), np.full(len(rows), now), context or {})
-        numbers, raw = self._numbers.of(user, facts, now)
+        items, context = rows.astype(np.int64), context or {}
+        numbers, raw = self._numbers.of(user, items, now, context)
         place = min(user, len(self._users.ids) - 1)
         ids = self._users.ids[place : place + 1].copy()
         for column, clock in self._clocks:
@@ -154,7 +155,7 @@ class LiveFeatures:
             self._users.numbers[place : place + 1],
             self._users.lists[place : place + 1],
             self._histories(user, history),
-            self._ids(facts, raw),
+            self._ids(user, items, now, context, raw),
             numbers,
         )
 
@@ -172,9 +173,14 @@ class LiveFeatures:
             out[0, i, : len(items)] = items
         return out
 
-    def _ids(self, facts: Facts, raw: NDArray[np.float64]) -> NDArray[np.int32]:
-        out = np.empty((len(facts), len(self._row_ids)), np.int32)
-        bucket = 0
+    def _ids(
+        self, user: int, items: NDArray[np.int64], now: int, context: Context, raw: NDArray[np.float64]
+    ) -> NDArray[np.int32]:
+        n = len(items)
+        out = np.empty((n, len(self._row_ids)), np.int32)
+        if not self._row_ids:
+            return out
+        facts, bucket = Facts(np.full(n, user, np.int64), items, np.full(n, now), context), 0
         for column, field in enumerate(self._row_ids):
             if isinstance(field, ScaledField):
                 out[:, column] = learn.bucketed(raw[bucket], self.featuriser.learned[field.name])
@@ -190,8 +196,9 @@ class LiveFeatures:
         nobody = np.zeros_like(rows)
         facts = Facts(*((nobody, rows) if side == "item" else (rows, nobody)), nobody)
         ids = [
-            nobody.astype(np.int32) if isinstance(self._categorical[i], ClockField) else
-            featuriser.ids(self._categorical[i], facts)
+            nobody.astype(np.int32)
+            if isinstance(self._categorical[i], ClockField)
+            else featuriser.ids(self._categorical[i], facts)
             for i in columns.ids
         ]
         numbers = [featuriser.scaled(self._scaled[i], facts) for i in columns.numbers]
@@ -211,7 +218,7 @@ class Numbers:
     def __init__(
         self, featuriser: Featuriser, state: FeatureState, fields: Sequence[ScaledField], n_scaled: int
     ) -> None:
-        self._state, self._n_scaled, self._featuriser = state, n_scaled, featuriser
+        self._state, self._n_scaled = state, n_scaled
         self._fields = fields
         learned = [featuriser.learned[field.name] for field in fields]
         self._others = [(i, f) for i, f in enumerate(fields) if isinstance(f, NumericField)]
@@ -236,26 +243,28 @@ class Numbers:
         self._deviations = _upright([one.deviation for one in learned[:n_scaled]])
         self._complete = not (self._others or self._ages or self._gaps)
 
-    def of(self, user: int, facts: Facts, now: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    def of(
+        self, user: int, items: NDArray[np.int64], now: int, context: Context
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
         """Scaled (n, n_scaled), and raw (fields - n_scaled, n)."""
-        raw = np.empty((len(self._fields), len(facts)))
-        self._count(user, facts, raw)
+        raw = np.empty((len(self._fields), len(items)))
+        self._count(user, items, raw)
         for i in self._ages:
-            first = self._state.first.read(facts.items)
+            first = self._state.first.read(items)
             raw[i] = np.where(first == NEVER, np.nan, (now - first) / _HOUR)
         for i in self._gaps:
             last = self._state.last.get(user)
             raw[i] = np.nan if last == NEVER else (now - last) / 1000
         for i, field in self._others:
-            raw[i] = number(field, facts, self._featuriser.sources, 0.0)
+            raw[i] = context_numbers(field.source, context, len(items))
         return self._scale(raw[: self._n_scaled]), raw[self._n_scaled :]
 
-    def _count(self, user: int, facts: Facts, raw: NDArray[np.float64]) -> None:
+    def _count(self, user: int, items: NDArray[np.int64], raw: NDArray[np.float64]) -> None:
         if not self._gathers:
             return
-        counts = np.empty((self._gathered[-1], len(facts)))
+        counts = np.empty((self._gathered[-1], len(items)))
         for at, gather in zip(self._gathered, self._gathers, strict=False):
-            found = gather.of(user, facts.items)
+            found = gather.of(user, items)
             counts[at : at + len(found)] = found
         if len(self._sums):
             raw[self._sums] = counts[self._sums_of]

@@ -1,7 +1,7 @@
 """`Sources`: the values of users, items and requests that features are made of."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ class Sources:
     def numbers(self, source: str, facts: Facts, at: str) -> NDArray[np.float64]:
         """The number of each row (n,), NaN = missing or infinite."""
         if source.startswith("context."):
-            return _finite(self._context_numbers(source, facts))
+            return context_numbers(source, facts.context, len(facts))
         feature = self.feature(source, at)
         if not isinstance(feature, Numeric) or feature.numbers.ndim != 1:
             raise ConfigError(f"{at}: {source!r} is not a number", "choose kind = 'categorical' or 'multi'")
@@ -76,17 +76,18 @@ class Sources:
             self._hashes[source] = np.concatenate([_hashes(values), np.zeros(1, np.uint64)])[codes]
         return gathered(self._hashes[source], rows_of(source, facts), 0)
 
-    @staticmethod
-    def _context_numbers(source: str, facts: Facts) -> NDArray[np.float64]:
-        column = facts.context.get(source.removeprefix("context."))
-        if column is None:
-            return np.full(len(facts), np.nan)
-        if column.dtype.kind in "fiu":
-            return column.astype(np.float64)
-        try:
-            return np.array([np.nan if value is None else value for value in column.tolist()], np.float64)
-        except (TypeError, ValueError) as error:
-            raise DataError(f"{source}: not a number ({error})", "send numbers, or leave it out") from error
+
+def context_numbers(source: str, context: Mapping[str, NDArray[Any]], n: int) -> NDArray[np.float64]:
+    """The number of each of n rows that a context tells (n,), NaN = missing or infinite. Raises DataError for texts."""
+    column = context.get(source.removeprefix("context."))
+    if column is None:
+        return np.full(n, np.nan)
+    if column.dtype.kind in "fiu":
+        return _finite(column.astype(np.float64))
+    try:
+        return _finite(np.array([np.nan if value is None else value for value in column.tolist()], np.float64))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{source}: not a number ({error})", "send numbers, or leave it out") from error
 
 
 def _finite(numbers: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -93,7 +93,7 @@ class FeatureState:
         rows = items.astype(np.int64)
         users = np.full(n, user, np.int64)
         keys = self._keys.of(self._sources, users, rows)
-        counts = {}
+        counts: dict[Tally, NDArray[np.int64]] = {}
         for c in self.counts:
             sums = c.read(tuple(keys[source] for source in c.by)).astype(np.int64)
             counts |= {Tally(c.by, window): sums[:, 3 * i : 3 * i + 3] for i, window in enumerate(c.windows)}

@@ -36,10 +36,10 @@ class Int8Linear(nn.Module):
             self.register_buffer("input_middle", torch.tensor(MIDDLE, dtype=torch.uint8))
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> "Int8Linear":
-        """A layer of floats rounded, its inputs scaled as they come."""
+    def of(cls, layer: nn.Linear, levels: int = 127) -> "Int8Linear":
+        """A layer of floats rounded, its inputs scaled as they come; see `channel_codes`."""
         out = cls(layer.in_features, layer.out_features, static=False)
-        out.codes, out.scale = channel_codes(layer.weight.detach())
+        out.codes, out.scale = channel_codes(layer.weight.detach(), levels)
         if layer.bias is not None:
             out.bias = layer.bias.detach().clone()
         return out
@@ -60,10 +60,13 @@ class Int8Linear(nn.Module):
         return out
 
 
-def channel_codes(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights (out, in) as bytes (in, out) about 128, and a scale for each output (out,)."""
-    scale = weight.abs().amax(1).clamp_min(1e-12) / 127
-    codes = (weight / scale[:, None]).round().clamp(-127, 127) + MIDDLE
+def channel_codes(weight: Tensor, levels: int = 127) -> tuple[Tensor, Tensor]:
+    """Weights (out, in) as bytes (in, out) about 128, and a scale for each output (out,).
+
+    `levels` on either side; with 63 the sum of two products with unsigned bytes fits into 16 bits when signed.
+    """
+    scale = weight.abs().amax(1).clamp_min(1e-12) / levels
+    codes = (weight / scale[:, None]).round().clamp(-levels, levels) + MIDDLE
     return codes.to(torch.uint8).T.contiguous(), scale
 
 

@@ -53,7 +53,8 @@ class DIN(nn.Module):
     def _attended(self, which: int, events: Tensor, present: Tensor, target: Tensor) -> Tensor:
         weights = self.attention[which](events, target) * present
         counts = present.sum(1, keepdim=True).clamp(min=1).to(events.dtype)
-        return (weights.unsqueeze(1) @ events).squeeze(1) / counts.sqrt()
+        sums: Tensor = (weights.unsqueeze(1) @ events).squeeze(1)
+        return sums / counts.sqrt()
 
 
 class _Weights(nn.Module):

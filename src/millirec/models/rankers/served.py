@@ -9,6 +9,7 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -18,7 +19,7 @@ from millirec.data.features.live import Columns
 from millirec.models.base import RankInputs
 from millirec.models.export import DYNAMO, difference, one_thread, written
 from millirec.models.graph import Graph
-from millirec.models.layers.linear import Int8Linear
+from millirec.models.layers.linear import MIDDLE, Int8Linear
 from millirec.models.rankers.dnn import DNN
 from millirec.models.rankers.fields import FieldVectors, mean_of
 
@@ -26,6 +27,7 @@ OUTPUT, PART = "logits", "item_part"
 ITEM = ("item_ids", "item_numbers", "item_lists")
 USER = ("user_ids", "user_numbers", "user_lists", "sequences")
 ROW = ("row_ids", "row_numbers")
+_LEVELS, _ZERO = 63, "signed_middle"
 
 
 class Served(NamedTuple):
@@ -50,9 +52,37 @@ def export_ranker(network: nn.Module, sides: Sides, *, int8: bool = False) -> Se
         rows = _SplitRows(network, first)
         items = _graph(_ItemPart(first), "items", {name: example[name] for name in ITEM}, PART)
         example = {name: value for name, value in example.items() if name not in ITEM} | {PART: part.clone()}
-        return Served(_graph(_rounded(deepcopy(rows)) if int8 else rows, "rows", example, OUTPUT), items)
+        return Served(_rows_graph(rows, example, int8=int8), items)
     whole = _WholeRows(network, sides)
-    return Served(_graph(_rounded(deepcopy(whole)) if int8 else whole, "rows", example, OUTPUT), None)
+    return Served(_rows_graph(whole, example, int8=int8), None)
+
+
+def _rows_graph(module: nn.Module, example: dict[str, Tensor], *, int8: bool) -> Graph:
+    if not int8:
+        return _graph(module, "rows", example, OUTPUT)
+    return _signed(_graph(_rounded(deepcopy(module)), "rows", example, OUTPUT))
+
+
+def _signed(graph: Graph) -> Graph:
+    """With the weights' bytes signed: where a processor has dot products of bytes, those are twice as fast.
+
+    Elsewhere sums of two products saturate at 16 bits, which weights of `_LEVELS` levels cannot reach.
+    """
+    proto, tensors = onnx.load_from_string(graph.content), dict(graph.tensors)
+    held = {tensor.name: tensor for tensor in proto.graph.initializer}
+    products = [node for node in proto.graph.node if node.op_type == "MatMulInteger"]
+    for node in products:
+        tensor = held[node.input[1]]
+        codes = tensors[tensor.name] if tensor.name in tensors else onnx.numpy_helper.to_array(tensor)
+        signed = (codes.astype(np.int16) - MIDDLE).astype(np.int8)
+        if tensor.name in tensors:
+            tensors[tensor.name], tensor.data_type = signed, onnx.TensorProto.INT8
+        else:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(signed, tensor.name))
+        node.input[3] = _ZERO
+    if products:
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array(0, np.int8), _ZERO))
+    return Graph(graph.name, proto.SerializeToString(), tensors)
 
 
 def parity_error(network: nn.Module, served: Served, sides: Sides) -> float:
@@ -87,14 +117,13 @@ def run(served: Served, feed: dict[str, NDArray[Any]]) -> NDArray[np.float32]:
 def assembled(feed: dict[str, NDArray[Any]], schema: Schema, sides: Sides) -> tuple[NDArray[Any], ...]:
     """The four arrays of `RankInputs` from columns by sides."""
     n = len(feed[ROW[0]])
-    groups = [(side, *(feed.get(f"{name}_{kind}") for kind in ("ids", "numbers", "lists"))) for name, side in _named(sides)]
     ids = np.zeros((n, len(schema.categorical)), np.int32)
     numbers = np.zeros((n, len(schema.numbers)), np.float32)
     lists = np.zeros((n, sum(space.width for space in schema.lists)), np.int32)
-    for side, own_ids, own_numbers, own_lists in groups:
-        ids[:, side.ids], numbers[:, side.numbers] = own_ids, own_numbers
-        if own_lists is not None:
-            lists[:, _list_columns(schema, side)] = own_lists
+    for name, side in _named(sides):
+        ids[:, side.ids], numbers[:, side.numbers] = feed[f"{name}_ids"], feed[f"{name}_numbers"]
+        if side.lists:
+            lists[:, _list_columns(schema, side)] = feed[f"{name}_lists"]
     return ids, numbers, lists, np.repeat(feed["sequences"], n, axis=0)
 
 
@@ -222,6 +251,8 @@ class _First(nn.Module):
     """The first hidden layer of a deep network as a sum of parts, one a side. A number's vector and its weights are one
     row of weights."""
 
+    of_sequences: Tensor
+
     def __init__(self, vectors: FieldVectors, first: nn.Linear, sides: Sides) -> None:
         super().__init__()
         self.vectors, self.sides, self.bias = vectors, sides, first.bias
@@ -251,7 +282,7 @@ class _First(nn.Module):
         if (lists := given.get(f"{name}_lists")) is not None and lists.shape[1]:
             vectors, present = self.vectors.table(lists + getattr(self, f"{name}_list_bases")), lists > 0
             widths = [self.vectors.widths[place] for place in getattr(self.sides, name).lists]
-            spans = zip(vectors.split(widths, 1), present.split(widths, 1), strict=True)
+            spans = zip(torch.split(vectors, widths, 1), torch.split(present, widths, 1), strict=True)
             means = torch.cat([mean_of(values, there) for values, there in spans], dim=1)
             out.append(means @ getattr(self, f"{name}_of_lists"))
         if name == "user" and (sequences := given.get("sequences")) is not None and sequences.shape[1]:
@@ -279,7 +310,7 @@ class _SplitRows(nn.Module):
         self.first, self.hidden, self.output = first, nn.Sequential(*list(network.hidden)[1:]), network.output
 
     def forward(self, given: dict[str, Tensor]) -> Tensor:
-        user = self.first.bias
+        user: Tensor = self.first.bias
         for part in self.first.part("user", given):
             user = user + part
         x = given[PART] + user
@@ -293,7 +324,7 @@ def _rounded(module: nn.Module) -> nn.Module:
     """The same with hidden layers of bytes; what makes the one logit stays as it is."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear) and child.out_features > 1:
-            setattr(module, name, Int8Linear.of(child))
+            setattr(module, name, Int8Linear.of(child, _LEVELS))
         else:
             _rounded(child)
     return module

@@ -1,0 +1,93 @@
+"""A ranker in a bundle: what is packed, what is refused."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from millirec.bundle import open_bundle, pack
+from millirec.bundle.ranker import FILES
+from millirec.data.catalog import Catalog, Vocabulary
+from millirec.data.errors import ArtifactError, ConfigError
+from millirec.data.features import known_events
+from millirec.data.labels import labels_of
+from tests.ranked import LABEL, history, opened, part, ranked_bundle, rankers
+
+
+def test_the_manifest_tells_of_the_ranker() -> None:
+    bundle, checkpoint = opened(), rankers()[1]
+    told = bundle.manifest.ranker
+    assert told is not None
+    assert told.model["kind"] == "dnn"
+    assert told.checkpoint == checkpoint.content_hash
+    assert told.provenance == checkpoint.provenance
+    assert told.weights == "fp32"
+    assert told.parity_error < 1e-4
+    data = history()
+    first = data.interactions.times[data.roles == 2].min()
+    assert told.known_until < first
+    assert told.n_events == int((data.interactions.times < first).sum())
+    assert set(bundle.manifest.files) > FILES
+    assert bundle.cascade.ranker is not None
+
+
+def test_it_keeps_what_the_features_read_alone() -> None:
+    ranker = opened().ranker
+    assert ranker is not None
+    assert set(ranker.featuriser.items.features) == {"shop", "tags", "price"}
+    assert set(ranker.featuriser.users.features) == {"plan"}
+    assert ranker.featuriser.learned == rankers()[1].featuriser.learned
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_a_changed_file_is_refused(name: str, tmp_path: Path) -> None:
+    folder = ranked_bundle(tmp_path)
+    data = bytearray((folder / name).read_bytes())
+    data[-2] ^= 1
+    (folder / name).write_bytes(bytes(data))
+    with pytest.raises(ArtifactError, match="was changed"):
+        open_bundle(folder)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    folder = ranked_bundle(tmp_path)
+    (folder / "ranker.json").unlink()
+    with pytest.raises(ArtifactError, match=r"ranker\.json: missing"):
+        open_bundle(folder)
+
+
+def test_the_version_depends_on_what_the_features_know(tmp_path: Path) -> None:
+    model, _, data = rankers()
+    everything = known_events(data, labels_of(data, LABEL), test=True)
+    other = pack(model, tmp_path / "b", None, replace(part(), known=everything))
+    assert other.version != opened().version
+    assert other.manifest.ranker is not None
+    assert other.manifest.ranker.known_until == int(data.interactions.times.max())
+
+
+def test_a_ranker_of_other_items_is_refused(tmp_path: Path) -> None:
+    model = rankers()[0]
+    moved = replace(model, catalog=Catalog(Vocabulary(["i1", "i3", "i2", *(f"i{n}" for n in range(4, 9))])))
+    with pytest.raises(ConfigError, match="row 2 is 'i2' to the ranker, 'i3' to the model"):
+        pack(moved, tmp_path / "b", None, part())
+    assert not (tmp_path / "b").exists()
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model, ranker, _ = rankers()
+    broken = {name: torch.full_like(value, torch.nan) for name, value in ranker.parameters.items()}
+    with pytest.raises(ArtifactError, match="differs from its network"):
+        pack(model, tmp_path / "b", None, replace(part(), checkpoint=replace(ranker, parameters=broken)))
+    with pytest.raises(ConfigError, match="choose fp32 or int8"):
+        pack(model, tmp_path / "b", None, part(weights="int4"))
+
+
+def test_a_bundle_without_a_ranker_is_packed_as_ever(tmp_path: Path) -> None:
+    bundle = pack(rankers()[0], tmp_path / "b")
+    assert "ranker" not in json.loads((bundle.folder / "manifest.json").read_text())
+    assert bundle.ranker is None
+    assert bundle.cascade.ranker is None
+    assert not np.any([name in bundle.manifest.files for name in FILES])
