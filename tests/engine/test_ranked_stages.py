@@ -3,12 +3,10 @@
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from millirec.bundle import PackConfig
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Query
 from millirec.cascade.scorers import InnerProductScorer, RankerScorer
@@ -16,14 +14,14 @@ from millirec.cascade.selectors import MMRSelector
 from millirec.engine.engine import Engine
 from millirec.engine.ranker import LiveRanker
 from millirec.engine.state import StateStore
-from tests.ranked import ranked_bundle
+from tests.ranked import opened
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
+def engine() -> Iterator[Engine]:
     scorers = (InnerProductScorer(), RankerScorer())
     cascade = CascadeConfig(scorers=scorers, selectors=(MMRSelector(relevance=0.3),))
-    engine = Engine(ranked_bundle(tmp_path / "b", PackConfig(cascade=cascade)), StateStore.temporary())
+    engine = Engine(opened(), StateStore.temporary(), cascade=cascade)
     yield engine
     engine.close()
 
