@@ -1,6 +1,7 @@
 """Several models in one bundle: what each further member adds to quality, and what it costs in time and memory.
 
     python -m benchmarks.ensemble_serving              some minutes; trains four small models at first
+    python -m benchmarks.ensemble_serving --latency    only times and memory again, of the bundles that are there
     python -m benchmarks.ensemble_serving --table      only the table in docs/cascade.md
 
 Quality: the test part of MovieLens-100k (leave-last-out, the whole catalogue ranked, seen items left out) replayed
@@ -14,6 +15,7 @@ figures go to benchmarks/results/ensemble-serving.json.
 import argparse
 import gc
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +45,7 @@ from millirec.train.ensemble import Ensemble, fitted_shares
 RESULT = ROOT / "benchmarks" / "results" / "ensemble-serving.json"
 BUNDLES = ROOT / "runs" / "ensemble-serving"
 SETS = (("sasrec",), ("gru4rec",), ("linear-recurrent",), ("hstu",), ("sasrec", "linear-recurrent"), tuple(MODELS))
-LARGE = SASRecConfig(embedding_dim=256, blocks=4, heads=4, max_length=100)
+LARGE = SASRecConfig(embedding_dim=128, blocks=3, heads=2, max_length=100)
 
 
 def engine_of(bundle: Bundle, *, parallel: bool = True) -> Engine:
@@ -62,17 +64,16 @@ def bundle_of(names: Sequence[str], checkpoints: Sequence[Checkpoint], shares: S
     return pack_ensemble(checkpoints, shares, folder)
 
 
-def quality() -> tuple[list[dict[str, Any]], dict[str, Bundle]]:
+def quality() -> list[dict[str, Any]]:
     """Every set of models replayed, with its difference to the best single one."""
     data = dataset()
     asked = targets(data, TEST)
     users = data.sequences.users[asked.places]
-    rows, gains, bundles = [], {}, {}
+    rows, gains = [], {}
     for names in SETS:
         checkpoints = [checkpoint_of(name) for name in names]
         shares = fitted_shares(Ensemble(checkpoints), data) if len(names) > 1 else [1.0]
-        bundle = bundles["+".join(names)] = bundle_of(names, checkpoints, shares)
-        engine = engine_of(bundle)
+        engine = engine_of(bundle_of(names, checkpoints, shares))
         ranks = replay(engine, data, TEST).ranks
         engine.close()
         gain = gains[names] = np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0)
@@ -84,7 +85,7 @@ def quality() -> tuple[list[dict[str, Any]], dict[str, Bundle]]:
         if len(row["members"]) > 1:
             found = paired_difference(gains[row["members"]], gains[best], n=10_000, groups=users)
             row |= {"against": best[0], "difference": [found.mean, found.low, found.high], "p_value": found.p_value}
-    return rows, bundles
+    return rows
 
 
 def large(n: int) -> Bundle:
@@ -146,11 +147,11 @@ def _resident() -> float:
     return float("nan")
 
 
-def measure(seconds: float) -> dict[str, Any]:
-    """The whole benchmark as one JSON object."""
-    rows, bundles = quality()
+def measure(seconds: float, known: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The whole benchmark as one JSON object; what is `known` of quality is not measured again."""
+    rows = quality() if known is None else known["trained"]
     for row in rows:
-        row["microseconds"] = latency(bundles["+".join(row["members"])], seconds)
+        row["microseconds"] = latency(open_bundle(BUNDLES / "-".join(row["members"])), seconds)
         print(row["members"], row["microseconds"], flush=True)
     larger = []
     for n in (1, 2, 4):
@@ -158,10 +159,11 @@ def measure(seconds: float) -> dict[str, Any]:
         print(larger[-1], flush=True)
     return {
         "machine": describe(),
+        "niceness": os.nice(0),
         "data": "MovieLens-100k, leave-last-out, 943 targets, whole catalogue ranked, seen items left out",
         "history": 100,
         "trained": rows,
-        "large": {"model": "sasrec, 4 blocks, width 256, untrained", "rows": larger},
+        "large": {"model": "sasrec, 3 blocks, width 128, untrained", "rows": larger},
         "memory_mib": memory(large(1)),
     }
 
@@ -190,10 +192,14 @@ def main() -> None:
     """Measure, write, show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=5.0, help="for each latency")
+    parser.add_argument("--nice", type=int, default=0, help="below 0: before other work on the machine (root only)")
+    parser.add_argument("--latency", action="store_true", help="only times and memory again")
     parser.add_argument("--table", action="store_true", help="only write the table again")
     options = parser.parse_args()
     if not options.table:
-        RESULT.write_text(json.dumps(measure(options.seconds), indent=1) + "\n", encoding="utf-8")
+        os.nice(options.nice)
+        known = json.loads(RESULT.read_text(encoding="utf-8")) if options.latency else None
+        RESULT.write_text(json.dumps(measure(options.seconds, known), indent=1) + "\n", encoding="utf-8")
     paste("cascade.md", "ensemble", shown(json.loads(RESULT.read_text(encoding="utf-8"))))
 
 
