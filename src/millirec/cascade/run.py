@@ -423,10 +423,10 @@ class Run:
         source = "popular" if asked.vector is None else "sequence"
         self._mark("inner-product", len(rows), len(rows))
         self.stage = None if asked.due is None else "popular" if asked.is_late else "full"
-        known, scores = self._rank_known(known, scores)
+        order = np.arange(len(rows), dtype=np.int32)
+        order[known], scores = self._rank_known(known, scores)
         if asked.boosts is not None:
             scores = asked.boosts.boosted(rows, scores)
-        order = np.concatenate([known, np.flatnonzero(rows == 0)]).astype(np.int32)
         best = top_k(Candidates(order, scores[order], source), len(rows))
         self._mark("top-k", len(rows), len(rows))
         names = tuple([asked.names[at] for at in best.rows.tolist()])
