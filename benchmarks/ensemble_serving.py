@@ -45,7 +45,7 @@ from millirec.train.ensemble import Ensemble, fitted_shares
 RESULT = ROOT / "benchmarks" / "results" / "ensemble-serving.json"
 BUNDLES = ROOT / "runs" / "ensemble-serving"
 SETS = (("sasrec",), ("gru4rec",), ("linear-recurrent",), ("hstu",), ("sasrec", "linear-recurrent"), tuple(MODELS))
-LARGE = SASRecConfig(embedding_dim=256, blocks=4, heads=4, max_length=100)
+LARGE = SASRecConfig(embedding_dim=128, blocks=3, heads=2, max_length=100)
 
 
 def engine_of(bundle: Bundle, *, parallel: bool = True) -> Engine:
@@ -163,7 +163,7 @@ def measure(seconds: float, known: dict[str, Any] | None = None) -> dict[str, An
         "data": "MovieLens-100k, leave-last-out, 943 targets, whole catalogue ranked, seen items left out",
         "history": 100,
         "trained": rows,
-        "large": {"model": "sasrec, 4 blocks, width 256, untrained", "rows": larger},
+        "large": {"model": "sasrec, 3 blocks, width 128, untrained", "rows": larger},
         "memory_mib": memory(large(1)),
     }
 

@@ -9,8 +9,9 @@ import torch
 from msgspec.structs import replace
 
 from millirec.data.dataset import TEST
+from millirec.data.errors import ConfigError
 from millirec.data.features import Features, ranking_rows, sides_of, split_rows
-from millirec.data.features.config import CrossField
+from millirec.data.features.config import CounterField, CrossField
 from millirec.data.features.rows import RandomRows
 from millirec.data.labels import LabelConfig, labels_of
 from millirec.metrics import ctr
@@ -233,9 +234,16 @@ def test_its_graphs_say_what_the_network_says(config: RankerConfig) -> None:
 
 
 @pytest.mark.parametrize("config", [LRConfig(), DNNConfig()], ids=lambda config: type(config).__name__)
-def test_its_graphs_need_no_side_to_have_features(config: RankerConfig) -> None:
-    network, sides = unlike(config, SIDES[:1])  # the user's id alone
+def test_its_graphs_need_no_features_that_are_the_items_alone(config: RankerConfig) -> None:
+    network, sides = unlike(config, (CounterField(name="rate", by=("item",)),))
     assert parity_error(network, export_ranker(network, sides), sides) < 1e-5
+
+
+@pytest.mark.parametrize("config", [LRConfig(), DNNConfig()], ids=lambda config: type(config).__name__)
+def test_one_that_reads_nothing_of_items_is_not_served(config: RankerConfig) -> None:
+    network, sides = unlike(config, SIDES[:1])  # the user's id alone
+    with pytest.raises(ConfigError, match="all candidates would score alike"):
+        export_ranker(network, sides)
 
 
 @pytest.mark.parametrize("config", [DNNConfig(), DCNv2Config()], ids=lambda config: type(config).__name__)

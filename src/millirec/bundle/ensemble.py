@@ -47,7 +47,7 @@ def pack_ensemble(
     config: PackConfig | None = None,
     ranker: RankerPart | None = None,
 ) -> Bundle:
-    """One bundle of several checkpoints; `shares` are the weights of their scores, a `ranker` is as in `pack`.
+    """One bundle of several checkpoints; `shares` are the weights of their scores, `ranker` as in `pack`.
 
     Members are named by the kinds of their models, with a number where that is taken. Raises ConfigError for shares
     that do not fit and for a model without user vectors, ArtifactError for checkpoints of different catalogues or data,

@@ -10,7 +10,7 @@ from millirec.cli.engine import cascade_config
 from millirec.data.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from millirec.bundle import Bundle, PackConfig, RankerPart
     from millirec.models.checkpoint import Checkpoint
@@ -46,14 +46,6 @@ def pack(
             help="Several checkpoints: the weights of their scores; fitted = as suits the validation part best.",
         ),
     ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            "--config",
-            "-c",
-            help="A run's TOML that says where the log is now: for fitting, and for a ranker (then the ranker's run).",
-        ),
-    ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
@@ -66,11 +58,13 @@ def pack(
     ranker_weights: Annotated[
         str, typer.Option(help="fp32, or int8: the ranker's hidden layers in integers.")
     ] = "fp32",
+    config_file: Annotated[
+        Path | None,
+        typer.Option("--config", "-c", help="A run's TOML: where the log is now; a ranker's run with --ranker."),
+    ] = None,
     facts: Annotated[
         str,
-        typer.Option(
-            help="What the ranker's features know at first: before-test, or all of the log it was trained on."
-        ),
+        typer.Option(help="What the ranker's features know at first: before-test, or all of its training log."),
     ] = "before-test",
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
@@ -79,7 +73,7 @@ def pack(
     An ONNX graph made elsewhere is packed with its item ids and vectors; see docs/bring-your-own.md.
     Several checkpoints answer together, by the weighted sum of their scores; see docs/cascade.md.
     """
-    from millirec.bundle import PackConfig
+    from millirec.bundle import PackConfig, pack_ensemble
     from millirec.bundle import pack as make
     from millirec.cascade.cascade import CascadeConfig
     from millirec.index import ExactConfig, PQConfig
@@ -105,12 +99,35 @@ def pack(
 
         if given := [option for option, value in foreign.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
-        part = None if ranker is None else _ranker_part(ranker, ranker_weights, data, facts)
+        if files := [model for model in models if model.suffix == ".onnx"]:
+            raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
+        part = None if ranker is None else _ranker_part(ranker, ranker_weights, config_file, facts)
+        checkpoints = [Checkpoint.load(model) for model in models]
         if len(models) == 1:
-            packed = make(Checkpoint.load(models[0]), bundle, config, part)
+            packed = make(checkpoints[0], bundle, config, part)
         else:
-            packed = _pack_several(models, bundle, config, part, weights or "fitted", data)
+            shares = _shares(models, checkpoints, weights or "fitted", config_file)
+            packed = pack_ensemble(checkpoints, shares, bundle, config, part)
     _show(packed, bundle, json=json)
+
+
+def _shares(models: list[Path], checkpoints: "list[Checkpoint]", weights: str, config: Path | None) -> list[float]:
+    """The weights of several models: given, equal, or fitted to the validation part."""
+    if weights == "equal":
+        return [1.0] * len(models)
+    if weights != "fitted":
+        try:
+            return [float(weight) for weight in weights.split(",")]
+        except ValueError as error:
+            raise ConfigError(f"--weights {weights}", "use fitted, equal, or numbers with commas between") from error
+    from millirec.cli.artifact import Artifact, alike
+    from millirec.config import load_run
+    from millirec.train.ensemble import Ensemble, fitted_shares
+
+    artifacts = [Artifact.open(model) for model in models]
+    alike(artifacts)
+    data = artifacts[0].data_of(None if config is None else load_run(config).data)
+    return fitted_shares(Ensemble(checkpoints), data, repeats=artifacts[0].repeats)
 
 
 def _ranker_part(path: Path, weights: str, config: Path | None, facts: str) -> "RankerPart":
@@ -128,42 +145,6 @@ def _ranker_part(path: Path, weights: str, config: Path | None, facts: str) -> "
     dataset = data_of_ranker(checkpoint, config)
     known = known_events(dataset, labels_of(dataset, checkpoint.label), test=facts == "all")
     return RankerPart(checkpoint, known, "int8" if weights == "int8" else "fp32")
-
-
-def _pack_several(
-    models: list[Path], folder: Path, config: "PackConfig", part: "RankerPart | None", weights: str, data: Path | None
-) -> "Bundle":
-    from millirec.bundle import pack_ensemble
-    from millirec.models.checkpoint import Checkpoint
-
-    if files := [model for model in models if model.suffix == ".onnx"]:
-        raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
-    given = _given(weights, len(models))
-    checkpoints = [Checkpoint.load(model) for model in models]
-    return pack_ensemble(checkpoints, given or _fitted(models, checkpoints, data), folder, config, part)
-
-
-def _given(weights: str, n: int) -> list[float] | None:
-    """The weights of `n` models, None where they are to be fitted."""
-    if weights == "fitted":
-        return None
-    if weights == "equal":
-        return [1.0] * n
-    try:
-        return [float(weight) for weight in weights.split(",")]
-    except ValueError as error:
-        raise ConfigError(f"--weights {weights}", "use fitted, equal, or numbers with commas between") from error
-
-
-def _fitted(models: list[Path], checkpoints: "list[Checkpoint]", config: Path | None) -> "Sequence[float]":
-    from millirec.cli.artifact import Artifact, alike
-    from millirec.config import load_run
-    from millirec.train.ensemble import Ensemble, fitted_shares
-
-    artifacts = [Artifact.open(model) for model in models]
-    alike(artifacts)
-    data = artifacts[0].data_of(None if config is None else load_run(config).data)
-    return fitted_shares(Ensemble(checkpoints), data, repeats=artifacts[0].repeats)
 
 
 def _pack_graph(model: Path, folder: Path, config: "PackConfig", given: "Mapping[str, object]") -> "Bundle":
