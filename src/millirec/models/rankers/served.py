@@ -23,8 +23,10 @@ from millirec.models.graph import Graph
 from millirec.models.layers.linear import MIDDLE, Int8Linear
 from millirec.models.rankers.dnn import DNN
 from millirec.models.rankers.fields import FieldVectors, mean_of
+from millirec.models.rankers.forest import with_trees
+from millirec.models.rankers.trees import Trees
 
-OUTPUT, PART = "logits", "item_part"
+OUTPUT, PART, ASKED = "logits", "item_part", "asked"
 ITEM = ("item_ids", "item_numbers", "item_lists")
 USER = ("user_ids", "user_numbers", "user_lists", "sequences")
 ROW = ("row_ids", "row_numbers")
@@ -60,6 +62,11 @@ def export_ranker(network: nn.Module, sides: Sides, *, int8: bool = False) -> Se
             with torch.inference_mode():
                 example[PART] = _ItemPart(first)(own).clone()
         return Served(_rows_graph(rows, example, int8=int8), items)
+    if isinstance(network, Trees):
+        if int8:
+            raise ConfigError("trees have no layers to compute in int8", "pack them with weights fp32")
+        reader = _graph(_WholeRows(_Asked(network), sides), "rows", example, ASKED)
+        return Served(with_trees(reader, network, ASKED, OUTPUT), None)
     whole = _WholeRows(network, sides)
     return Served(_rows_graph(whole, example, int8=int8), None)
 
@@ -246,6 +253,17 @@ class _WholeRows(nn.Module):
     def _joined(parts: list[Tensor | None], n: Any, order: Any) -> Tensor | None:
         there = [part.expand(n, -1) if i == 1 else part for i, part in enumerate(parts) if part is not None]
         return torch.cat(there, dim=1).index_select(1, order) if there else None
+
+
+class _Asked(nn.Module):
+    """What trees ask of each row, in the place of what they answer."""
+
+    def __init__(self, trees: Trees) -> None:
+        super().__init__()
+        self.trees, self.schema = trees, trees.schema
+
+    def forward(self, inputs: RankInputs) -> Tensor:
+        return self.trees.read(inputs)
 
 
 def _order(columns: Sequence[Sequence[int]]) -> Tensor:
