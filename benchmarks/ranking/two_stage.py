@@ -135,8 +135,6 @@ def compared(seen: dict[str, Replay], dataset: Dataset, asked: Targets) -> dict[
         name: {
             "ndcg@10": msgspec.to_builtins(confidence_interval(own, groups=users)),
             "hr@10": float((seen[name].ranks <= 10).mean()),
-            "p50_us": float(np.percentile(seen[name].microseconds, 50)),
-            "p99_us": float(np.percentile(seen[name].microseconds, 99)),
         }
         for name, own in values.items()
     }
