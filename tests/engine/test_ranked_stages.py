@@ -1,20 +1,26 @@
 """The ranker as a stage of its own: streamed in its place, left out when it is too slow, never waited for twice."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
+from millirec.bundle import pack_ensemble
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Query
 from millirec.cascade.scorers import InnerProductScorer, RankerScorer
 from millirec.cascade.selectors import MMRSelector
+from millirec.data.event import Event
 from millirec.engine.engine import Engine
 from millirec.engine.ranker import LiveRanker
 from millirec.engine.state import StateStore
-from tests.ranked import opened
+from tests.bundles import untrained
+from tests.ranked import opened, part, rankers
 
 
 @pytest.fixture
@@ -73,3 +79,55 @@ def test_a_ranker_that_hangs_is_left_out_and_not_waited_for(engine: Engine, monk
         time.sleep(0.01)
     again = engine.recommend(question(engine, deadline_ms=60_000))
     assert (again.stage, again.items) == ("full", usual.items)
+
+
+def test_the_callers_own_candidates_are_not_waited_for_either(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again beside the answer neither changes it nor the features of later questions."""
+    released, scores = threading.Event(), LiveRanker._scores
+    names = engine.bundle.catalog.vocabulary.ids[:5]
+    asked = question(engine, candidates=names, deadline_ms=60_000)
+    usual = engine.recommend(asked)
+    assert usual.stage == "full"
+
+    def hanging(self: LiveRanker, *of: Any) -> Any:
+        released.wait()
+        return scores(self, *of)
+
+    monkeypatch.setattr(LiveRanker, "_scores", hanging)
+    costs = engine._loaded.cascade.costs
+    costs.took("rank", 3600.0)
+    costs._seconds["rank"] = 0.0
+    late = engine.recommend(replace(asked, deadline_ms=200))
+    assert late.stage == "retrieval"
+    assert "ranker" not in [stage.name for stage in late.trace]
+    assert set(late.items) == set(names)
+    engine.observe(Event(user="u1", item=names[0], value=1.0))  # the state moves on meanwhile
+    released.set()
+    for _ in range(1_000):
+        if not costs.busy:
+            break
+        time.sleep(0.01)
+    assert engine.recommend(asked).stage == "full"
+
+
+def test_several_models_may_have_a_ranker(tmp_path: Path) -> None:
+    """It orders what the sum of their scores has found, and reads that sum."""
+    first = rankers()[0]
+    other = dataclasses.replace(untrained(8, seed=1), catalog=first.catalog)
+    bundle = pack_ensemble([first, other], (1.0, 0.5), tmp_path / "both", None, part())
+    engine = Engine(bundle, StateStore.temporary())
+    query = Query(items=bundle.catalog.vocabulary.ids[:2], k=4)
+    found = engine.recommend(query)
+    assert found.members == tuple(member.name for member in bundle.manifest.members)
+    assert [stage.name for stage in found.trace][-3:] == ["features", "ranker", "top-k"]
+    alone = Engine(bundle, StateStore.temporary(), cascade=CascadeConfig())
+    sums = alone.recommend(replace(query, candidates=found.items))
+    seen: list[Any] = []
+    ranker = engine._loaded.ranker
+    assert ranker is not None
+    features = ranker._features
+    ranker._features = lambda *told: (seen.append(told), features(*told))[1]  # type: ignore[method-assign]
+    engine.recommend(replace(query, candidates=found.items))
+    assert seen[0][2]["retrieval_score"].tolist() == pytest.approx(list(sums.scores), rel=1e-5)
+    engine.close()
+    alone.close()

@@ -84,7 +84,8 @@ def _row_scale(rows: Tensor, bits: int, step_scale: float) -> Tensor:
     """The width of a level (n, 1) that loses least of each row, times `step_scale`."""
     if bits == 8:
         widest = 2 * rows.abs().amax(1, keepdim=True) / (2**bits - 1)
-        return (widest * step_scale).half().to(rows.dtype)
+        scale: Tensor = (widest * step_scale).half().to(rows.dtype)
+        return scale
     spread = rows.square().mean(1, keepdim=True).sqrt()
     best, least = torch.zeros_like(spread), torch.full_like(spread, torch.inf)
     for factor in _TRIALS:
