@@ -1,7 +1,10 @@
 """Answers in stages, by a clock that the test turns: what is slow is slow on that clock only."""
 
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import wait
 
 import numpy as np
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from millirec.cascade import cascade as cascade_module
 from millirec.cascade import costs as costs_module
 from millirec.cascade import run as run_module
+from millirec.cascade import stages as stages_module
 from millirec.cascade.cascade import Cascade, CascadeConfig
 from millirec.cascade.costs import Costs
 from millirec.cascade.query import Ranking
@@ -34,13 +38,16 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock()
-    for module in (cascade_module, costs_module, run_module):
+    for module in (cascade_module, costs_module, run_module, stages_module):
         monkeypatch.setattr(module, "perf_counter", made)
     return made
 
 
 @pytest.fixture
 def slow_selectors(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    # What is slow on the test's clock takes no time on the real one, on which trials are waited for: until they end.
+    monkeypatch.setattr(stages_module, "wait", lambda futures, _: wait(futures))
+
     def slow(seconds: float) -> None:
         def slowly(*of: object) -> object:
             clock.now += seconds
@@ -129,6 +136,66 @@ def test_too_late_from_the_start_still_keeps_the_rules(clock: Clock) -> None:
     assert boosted.scores[0] > 100
     nothing, _ = timed(Cascade(MMR, shelf), clock, -1, include=[])
     assert (nothing.items, nothing.stage) == ((), "popular")
+
+
+def test_a_stage_that_hangs_is_tried_again_without_waiting_for_it(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs until the test lets it go on: were it waited for, this test would never end."""
+    shelf = shelf_of(200)
+    plain = Cascade(CascadeConfig(), shelf).run([ask(8, VECTOR)])[0]
+    usual = Cascade(MMR, shelf).run([ask(8, VECTOR)])[0]
+    cascade = Cascade(MMR, shelf)
+    released, begun = threading.Event(), 0
+
+    def slowly(*of: object) -> object:
+        nonlocal begun
+        begun += 1
+        if begun == 1:
+            clock.now += 0.050  # the first time nothing is known of it: it is waited for
+        else:
+            released.wait()
+        return select(*of)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run_module, "select", slowly)
+    assert timed(cascade, clock, 10)[0].stage == "full"
+    for _ in range(1_000):
+        answer, _ = timed(cascade, clock, 10)
+        assert (answer.stage, answer.items) == ("retrieval", plain.items)
+        assert "mmr" not in [stage.name for stage in answer.trace]
+        if begun > 1:
+            break
+    assert begun == 2
+    for _ in range(200):  # as long as it hangs no other is begun
+        assert timed(cascade, clock, 60_000)[0].stage == "retrieval"
+    assert begun == 2
+    released.set()
+    for _ in range(1_000):
+        if not cascade.costs.busy:
+            break
+        time.sleep(0.01)
+    answer, _ = timed(cascade, clock, 60_000)
+    assert (answer.stage, answer.items, answer.scores) == ("full", usual.items, usual.scores)
+    assert [stage.name for stage in answer.trace] == [stage.name for stage in usual.trace]
+
+
+def test_a_search_that_hangs_leaves_the_popular_ones(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf = shelf_of(200)
+    cascade = Cascade(MMR, shelf)
+    cascade.costs.took("retrieval", 0.050)
+    cascade.costs._seconds["retrieval"] = 0.001  # after many refusals
+    released = threading.Event()
+    search = shelf.index.search
+
+    def hanging(vectors: np.ndarray, k: int) -> object:
+        released.wait()
+        return search(vectors, k)
+
+    monkeypatch.setattr(shelf.index, "search", hanging, raising=False)
+    answer, _ = timed(cascade, clock, 10, seen=[3])
+    assert (answer.stage, answer.source) == ("popular", "popular")
+    assert rows_of(answer) == [row for row in shelf.popular.tolist() if row != 3][:8]
+    released.set()
 
 
 def test_costs_follow_and_forget(clock: Clock) -> None:

@@ -74,3 +74,26 @@ def test_a_cascade_goes_into_the_bundle_and_must_fit_it(checkpoint: str, tmp_pat
         error = packed(text).exception
         assert isinstance(error, ConfigError)
         assert any(word in str(error) for word in says.split("|"))
+
+
+def test_several_checkpoints_become_one_bundle(checkpoint: str, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    untrained(30, seed=1).save(other)
+    args = ["pack", checkpoint, str(other), "-o", str(tmp_path / "b"), "--weights", "0.6,1.5", "--json"]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    members = json.loads(done.stdout)["members"]
+    assert [(one["name"], one["share"]) for one in members] == [("gru4rec", 0.6), ("sasrec", 1.5)]
+    done = CliRunner().invoke(app, [*args[:-3], "--weights", "equal"])
+    assert "weight of sasrec" in done.stdout
+    for options, words in (
+        (["pack", checkpoint, "-o", "x", "--weights", "equal"], "--weights with one"),
+        (["pack", checkpoint, str(other), "-o", "x", "--weights", "much"], "--weights much"),
+        (["pack", checkpoint, str(other), "-o", "x", "--weights", "1"], "1 weights for 2"),
+        (["pack", checkpoint, str(other), "-o", "x"], "does not say where its data is"),
+        (["pack", checkpoint, "x.onnx", "-o", "x"], "an ONNX file among"),
+        (["pack", checkpoint, str(other), "-o", "x", "--ids", "x"], "--ids is for ONNX"),
+    ):
+        refused = CliRunner().invoke(app, options)
+        assert isinstance(refused.exception, ConfigError)
+        assert words in str(refused.exception)

@@ -9,8 +9,9 @@ import torch
 from msgspec.structs import replace
 
 from millirec.data.dataset import TEST
+from millirec.data.errors import ConfigError
 from millirec.data.features import Features, ranking_rows, sides_of, split_rows
-from millirec.data.features.config import CrossField
+from millirec.data.features.config import CounterField, CrossField
 from millirec.data.features.rows import RandomRows
 from millirec.data.labels import LabelConfig, labels_of
 from millirec.metrics import ctr
@@ -21,7 +22,7 @@ from millirec.models.rankers.dcnv2 import DCNv2Config
 from millirec.models.rankers.dnn import DNNConfig
 from millirec.models.rankers.lr import LRConfig
 from millirec.models.rankers.served import export_ranker, parity_error
-from millirec.models.rankers.trees import TreesConfig
+from millirec.models.rankers.trees import PLACES, Trees, TreesConfig
 from millirec.train.evaluate_ranker import evaluate_rows
 from millirec.train.fit_ranker import RankerPlan, fit_ranker
 from millirec.train.journal import Silent
@@ -233,9 +234,16 @@ def test_its_graphs_say_what_the_network_says(config: RankerConfig) -> None:
 
 
 @pytest.mark.parametrize("config", [LRConfig(), DNNConfig()], ids=lambda config: type(config).__name__)
-def test_its_graphs_need_no_side_to_have_features(config: RankerConfig) -> None:
-    network, sides = unlike(config, SIDES[:1])  # the user's id alone
+def test_its_graphs_need_no_features_that_are_the_items_alone(config: RankerConfig) -> None:
+    network, sides = unlike(config, (CounterField(name="rate", by=("item",)),))
     assert parity_error(network, export_ranker(network, sides), sides) < 1e-5
+
+
+@pytest.mark.parametrize("config", [LRConfig(), DNNConfig()], ids=lambda config: type(config).__name__)
+def test_one_that_reads_nothing_of_items_is_not_served(config: RankerConfig) -> None:
+    network, sides = unlike(config, SIDES[:1])  # the user's id alone
+    with pytest.raises(ConfigError, match="all candidates would score alike"):
+        export_ranker(network, sides)
 
 
 @pytest.mark.parametrize("config", [DNNConfig(), DCNv2Config()], ids=lambda config: type(config).__name__)
@@ -244,3 +252,22 @@ def test_in_bytes_its_graphs_say_nearly_so_and_the_network_stays(config: RankerC
     before = {name: value.clone() for name, value in network.state_dict().items()}
     assert 1e-6 < parity_error(network, export_ranker(network, sides, int8=True), sides) < 0.05
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+
+
+def test_grown_trees_are_served_as_they_say() -> None:
+    """With questions about numbers, about sets of ids, and a tree that asks nothing."""
+    checkpoint, _ = fit_ranker(prepared(), plan(TreesConfig(), FIELDS), Silent())
+    network, sides = checkpoint.network(), sides_of(checkpoint.featuriser)
+    assert isinstance(network, Trees)
+    assert network.words[..., 1].any()
+    assert (network.words[..., 1] == 0)[network.left != torch.arange(network.left.shape[1])].any()
+    bare = {name: torch.zeros_like(getattr(network, name)[:1]) for name in PLACES if name not in ("sets", "gains")}
+    bare["left"] += torch.arange(network.left.shape[1], dtype=torch.int32)
+    bare["right"] += bare["left"]
+    bare["leaves"] += 0.5
+    for name, tree in bare.items():
+        setattr(network, name, torch.cat([getattr(network, name), tree]))
+    network._depth = None
+    assert parity_error(network, export_ranker(network, sides), sides) < 1e-5
+    with pytest.raises(ConfigError, match="trees have no layers"):
+        export_ranker(network, sides, int8=True)

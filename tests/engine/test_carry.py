@@ -147,11 +147,11 @@ def test_an_engine_answers_the_same_with_and_without(bundle: Bundle, tmp_path: P
                 engine.observe(event)
             one, other = carrying.recommend(asked), reading.recommend(asked)
             np.testing.assert_allclose(one.scores, other.scores, rtol=1e-3, atol=1e-3)
-        assert carrying._loaded.carry is not None
-        assert carrying._loaded.carry.hits > 15
-        assert reading._loaded.carry is None
+        assert carrying._loaded.members.all[0].carry is not None
+        assert carrying._loaded.members.all[0].carry.hits > 15
+        assert reading._loaded.members.all[0].carry is None
         carrying.swap(bundle)
-        assert carrying._loaded.carry.hits == 0
+        assert carrying._loaded.members.all[0].carry.hits == 0
 
 
 def test_a_model_that_cannot_say_its_state_is_read_anew(tmp_path: Path) -> None:

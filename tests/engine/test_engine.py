@@ -1,6 +1,8 @@
 """One engine in one process: what it answers, and that online equals offline."""
 
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -315,6 +317,18 @@ def test_swap_under_way_gives_whole_answers_of_one_bundle(engine: Engine, bundle
             future.result()
     assert not wrong
     assert met == set(expected)
+
+
+def test_a_bundle_that_was_swapped_out_leaves_memory_at_once(engine: Engine, newer: Bundle) -> None:
+    """Without the collector: what a server holds at its start is kept from it, so a cycle would stay for ever."""
+    gc.disable()
+    try:
+        engine.recommend(Query(items=ids(1, 2), deadline_ms=60_000))
+        old = weakref.ref(engine._loaded)
+        engine.swap(newer)
+        assert old() is None
+    finally:
+        gc.enable()
 
 
 def test_a_window_shorter_than_the_model_reads_is_refused(bundle: Bundle) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from millirec.cascade.query import Stage
+from millirec.cascade.query import Ranking, Stage
 from millirec.server.monitor import Bulk, Monitor
 
 BUCKETS = (0.001, 0.01, 0.1, 1.0)
@@ -47,7 +47,9 @@ def test_what_was_noted_is_rendered() -> None:
     for _ in range(3):
         monitor.request("/recommend", 200, 0.002)
     monitor.request("/recommend", 422, 0.0001)
-    monitor.trace((Stage("encode", 1, 1, 80.0), Stage("search", 1, 10, 20.0)))
+    trace = (Stage("encode", 1, 1, 80.0), Stage("search", 1, 10, 20.0))
+    monitor.ranking(Ranking(items=(), scores=(), source="popular", trace=trace))
+    monitor.ranking(Ranking(items=(), scores=(), source="x", stage="retrieval", left_out={"a": "late"}))
     monitor.batch(5)
     monitor.ready("tiny", "abc")
     monitor.accepted.inc(7)
@@ -60,6 +62,8 @@ def test_what_was_noted_is_rendered() -> None:
     assert sample(monitor, "millirec_batch_size_bucket", le="8.0") == 1
     assert sample(monitor, "millirec_batch_size_bucket", le="4.0") == 0
     assert sample(monitor, "millirec_in_flight") == 3
+    assert sample(monitor, "millirec_deadline_answers_total", stage="retrieval") == 1
+    assert sample(monitor, "millirec_left_out_total", member="a", reason="late") == 1
     assert sample(monitor, "millirec_model_info", model="tiny", version="abc") == 1
     assert sample(monitor, "millirec_events_accepted_total") == 7
 

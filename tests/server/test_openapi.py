@@ -90,7 +90,7 @@ def test_limits_and_unknown_fields_are_declared(spec: dict[str, Any]) -> None:
 
 def test_examples_follow_the_schema_and_are_answered_as_declared(spec: dict[str, Any], client: httpx.Client) -> None:
     for path, entry in spec["paths"].items():
-        if "post" not in entry:
+        if "post" not in entry or path.endswith("/stream"):  # events are looked at in test_stream
             continue
         content = entry["post"]["requestBody"]["content"]["application/json"]
         assert check(content["example"], content["schema"], spec) == []

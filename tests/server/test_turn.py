@@ -1,8 +1,10 @@
 """Natural batches with the real engine; and a service that is not ready, or stops."""
 
 import asyncio
+import socket
 from collections.abc import Sequence
 from pathlib import Path
+from time import perf_counter
 
 import httpx
 import pytest
@@ -83,6 +85,67 @@ def test_who_has_gone_away_is_left_out(engine: Engine) -> None:
         return sizes
 
     assert asyncio.run(run()) == [1]
+
+
+def test_what_came_in_while_a_batch_was_computed_arrived_then(engine: Engine) -> None:
+    """A byte comes in during a batch; when it is read, its arrival is put before the batch began."""
+
+    async def run() -> tuple[float, float, float, float]:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        noticed: asyncio.Future[tuple[float, float]] = loop.create_future()
+
+        begun: list[float] = []
+
+        def answer(queries: Sequence[Query]):
+            begun.append(perf_counter())
+            theirs.send(b"!")
+            return engine.recommend_many(queries)
+
+        def read() -> None:
+            loop.remove_reader(ours)
+            loop.call_soon(handle)  # a server's task runs a turn after its bytes are read
+
+        def handle() -> None:
+            now = perf_counter()
+            noticed.set_result((now, turn.arrival(now)))
+
+        turn = Turn(loop, answer, 64, lambda _: None)
+        loop.add_reader(ours, read)
+        asked = perf_counter()
+        await turn.ask(Query(items=("i1",)))
+        now, arrival = await noticed
+        for end in (ours, theirs):
+            end.close()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        later = perf_counter()
+        assert turn.arrival(later) == later
+        return asked, arrival, begun[0], now
+
+    asked, arrival, began, now = asyncio.run(run())
+    assert asked < arrival < began < now
+
+
+def test_batches_on_end_do_not_pile_up_in_arrivals(engine: Engine) -> None:
+    async def run() -> list[tuple[float, float]]:
+        begins: list[float] = []
+
+        def answer(queries: Sequence[Query]):
+            begins.append(perf_counter())
+            return engine.recommend_many(queries)
+
+        turn = Turn(asyncio.get_running_loop(), answer, 1, lambda _: None)
+        assert turn.arrival(7.0) == 7.0
+        futures = [turn.ask(Query(items=("i1",))) for _ in range(6)]
+        out = []
+        for future in futures:
+            await future
+            out.append((turn.arrival(perf_counter()), begins[-3] if len(begins) > 2 else 0.0))
+        return out
+
+    for arrival, two_before in asyncio.run(run()):
+        assert arrival > two_before
 
 
 def test_not_ready_and_stopping(bundle: Path, tmp_path: Path) -> None:

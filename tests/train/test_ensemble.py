@@ -19,7 +19,7 @@ from millirec.models.gru4rec import GRU4RecConfig
 from millirec.models.hstu import HSTUConfig
 from millirec.models.linear_recurrent import LinearRecurrentConfig
 from millirec.models.popularity import PopularityConfig
-from millirec.train.ensemble import Ensemble, fitted_weights, likeliest, newest
+from millirec.train.ensemble import Ensemble, fitted_shares, fitted_weights, likeliest, likeliest_sum, newest
 from millirec.train.evaluate import rank_targets
 from tests.logs import dataset_of
 from tests.networks import N_ITEMS, network, small
@@ -122,3 +122,30 @@ def test_members_that_cannot_be_mixed_are_refused(dataset: Dataset, members: lis
     popular = replace(members[0], config=config, parameters=network(config).state_dict())
     with pytest.raises(ConfigError, match="member 2: Popularity gives no logits"):
         Ensemble([members[0], popular])
+
+
+def test_shares_of_a_sum_are_found_again() -> None:
+    """Targets drawn from the softmax of 1.5 a + 0.5 b, and a third member that knows nothing."""
+    torch.manual_seed(0)
+    logs = torch.randn(3, 20_000, 12).log_softmax(2)
+    wanted = torch.multinomial((1.5 * logs[0] + 0.5 * logs[1]).softmax(1), 1)[:, 0]
+    found = likeliest_sum(logs, wanted)
+    assert found[:2] == pytest.approx([1.5, 0.5], abs=0.06)
+    assert found[2] < 0.06
+
+    def loss(weights: list[float]) -> float:
+        scores = torch.tensordot(torch.tensor(weights), logs, 1)
+        return float(torch.nn.functional.cross_entropy(scores, wanted))
+
+    for place in range(2):
+        for step in (-0.05, 0.05):
+            moved = list(found)
+            moved[place] += step
+            assert loss(found) < loss(moved)
+
+
+def test_shares_are_fitted_on_the_validation_part(dataset: Dataset, members: list[Checkpoint]) -> None:
+    shares = fitted_shares(Ensemble(members), dataset)
+    assert len(shares) == 3
+    assert all(share >= 0.001 for share in shares)
+    assert shares == fitted_shares(Ensemble(members), dataset)

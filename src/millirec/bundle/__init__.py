@@ -4,6 +4,7 @@ A bundle is a folder of plain data: ONNX graphs, one file with the arrays of gra
 manifest in JSON. Nothing in it is ever executed, beyond running the graphs. Opening needs no torch; packing does.
 """
 
+from millirec.bundle.ensemble import pack_ensemble
 from millirec.bundle.foreign import ForeignConfig, ForeignItems, pack_graph
 from millirec.bundle.manifest import FileEntry, Manifest
 from millirec.bundle.packing import PackConfig, pack
@@ -20,5 +21,6 @@ __all__ = [
     "RankerPart",
     "open_bundle",
     "pack",
+    "pack_ensemble",
     "pack_graph",
 ]

@@ -27,14 +27,33 @@ class FileEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     sha256: str
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of several models in a bundle; fields as in `Manifest`.
+
+    `share`: the weight of its scores in the sum. The index holds the members' item vectors side by side, `dim` columns
+    each, times the square root of the share; at serving the user vectors are multiplied by it too.
+    """
+
+    name: str
+    model: dict[str, Any]
+    lineage: tuple[Step, ...]
+    metrics: dict[str, float]
+    inputs: tuple[str, ...]
+    max_length: int
+    dim: int
+    parity_error: float
+    share: float
+    state_size: int = 0
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a bundle holds and where it comes from.
 
     `model` is the model's config as plain JSON; `inputs` the names of the graph's inputs; `parity_error` the
     measured difference between graphs and network; `state_size` the numbers in a user's state when there is a graph
     that goes on from it by one event, 0 when there is none; `index_recall` the measured recall@10 of the index against
-    exact search; `ranker` the second stage, where there is one. `content_hash` covers what was packed, so not
-    `created`; `seal` covers all other fields.
+    exact search. `members`: of a bundle with several models; empty where there is one. `ranker`: the second stage,
+    where there is one. `content_hash` covers what was packed, so not `created`; `seal` covers all other fields.
     """
 
     schema: int
@@ -55,6 +74,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     cascade: CascadeConfig
     files: dict[str, FileEntry]
     state_size: int = 0
+    members: tuple[Member, ...] = ()
     ranker: RankerEntry | None = None
     content_hash: str = ""
     seal: str = ""

@@ -74,7 +74,7 @@ def pack(
     """
     import torch
 
-    from millirec.models.base import SequenceModel, Stepwise
+    from millirec.models.base import Stepwise
 
     config = config or PackConfig()
     check_target(folder)
@@ -82,15 +82,10 @@ def pack(
         ranker.check(checkpoint.catalog)
         config = config.ranked()
     catalog = kept_features(checkpoint.catalog, config, has_ranker=ranker is not None)
-    network = checkpoint.network()
-    if not isinstance(network, SequenceModel):
-        kind = msgspec.to_builtins(checkpoint.config)["kind"]
-        raise ConfigError(
-            f'$.model.kind = "{kind}" has no user vectors to serve', "pack a sequence model, such as sasrec"
-        )
+    network = network_of(checkpoint)
     with torch.inference_mode():
         vectors = network.item_vectors().float().numpy()
-    tensors, error = _export(network, checkpoint, config)
+    tensors, error = exported(network, checkpoint, config)
     chosen, arrays, recall = _build_index(network, vectors, checkpoint, config)
     told = _described(checkpoint, config, network) | {
         "dim": vectors.shape[1],
@@ -101,6 +96,19 @@ def pack(
     }
     tensors |= {f"index/{name}": array for name, array in arrays.items()}
     return write(folder, tensors | {"popularity": checkpoint.popularity.astype(np.int64)}, catalog, told, ranker)
+
+
+def network_of(checkpoint: "Checkpoint") -> "SequenceModel":
+    """The network. Raises ConfigError for a model without user vectors."""
+    from millirec.models.base import SequenceModel
+
+    network = checkpoint.network()
+    if not isinstance(network, SequenceModel):
+        kind = msgspec.to_builtins(checkpoint.config)["kind"]
+        raise ConfigError(
+            f'$.model.kind = "{kind}" has no user vectors to serve', "pack a sequence model, such as sasrec"
+        )
+    return network
 
 
 def kept_features(catalog: Catalog, config: PackConfig, *, has_ranker: bool = False) -> Catalog:
@@ -145,7 +153,7 @@ def _described(checkpoint: "Checkpoint", config: PackConfig, network: "SequenceM
     }
 
 
-def _export(network: "SequenceModel", checkpoint: "Checkpoint", config: PackConfig) -> tuple[dict[str, Array], float]:
+def exported(network: "SequenceModel", checkpoint: "Checkpoint", config: PackConfig) -> tuple[dict[str, Array], float]:
     """The graphs and their arrays, and the largest difference to the network."""
     from millirec.models.base import Stepwise
     from millirec.models.config import max_length
@@ -251,8 +259,9 @@ def write(
             path.chmod(0o644)  # safetensors writes for the owner only; who packs is not always who serves
         manifest = Manifest(**told, files={path.name: entry_of(path) for path in sorted(new.iterdir())})
         fields = msgspec.to_builtins(manifest)
-        if ranker is None:
-            del fields["ranker"]  # hashed as it was before there were any
+        for name in ("members", "ranker"):
+            if not fields[name]:
+                del fields[name]  # hashed as it was before there were any
         whole = sealed(fields)
         (new / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(whole), indent=1))
         bundle = open_bundle(new)

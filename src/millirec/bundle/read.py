@@ -45,6 +45,23 @@ _POPULARITY, _INDEX, _FAISS, _CATALOG_HEAD = (
 
 
 @dataclass(frozen=True)
+class Part:
+    """One model of a bundle, ready to be run: `encoder` and `step` as in `Bundle`.
+
+    Its vector, `dim` numbers times `scale`, is its place in the user vector that the index is searched with.
+    """
+
+    name: str
+    encoder: Graph
+    step: Graph | None
+    inputs: tuple[str, ...]
+    max_length: int
+    state_size: int
+    dim: int
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
 class Bundle:
     """A verified bundle in memory.
 
@@ -100,8 +117,24 @@ class Bundle:
         """
         return self._graph("step", _STEP) if self.manifest.state_size else None
 
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The models, one or several, in the order of their places in a user vector."""
+        told = self.manifest
+        if not told.members:
+            only = told.name, self.encoder, self.step, told.inputs, told.max_length, told.state_size, told.dim
+            return (Part(*only),)
+        out = []
+        for place, member in enumerate(told.members):
+            step = self._graph(f"{place}/step", "") if member.state_size else None
+            own = member.inputs, member.max_length, member.state_size, member.dim, member.share**0.5
+            out.append(Part(member.name, self._graph(f"{place}/encoder", ""), step, *own))
+        return tuple(out)
+
     def _graph(self, name: str, file: str) -> Graph:
         told = self.tensors.get(name)
+        if told is None and file not in self.manifest.files:
+            raise ArtifactError(f"{self.folder}: holds no graph {name!r}", AGAIN)
         content = (self.folder / file).read_bytes() if told is None else told.tobytes()
         return Graph(f"{self.folder}: {name}", content, under(self.tensors, f"{name}/"))
 
@@ -221,6 +254,11 @@ def _check_fit(bundle: Bundle) -> None:
         raise ArtifactError(f"{where}: the index is {bundle.index.dim} wide, not {manifest.dim}", AGAIN)
     if "items" not in manifest.inputs or not set(manifest.inputs) <= FIELDS:
         raise ArtifactError(f"{where}: graph inputs {list(manifest.inputs)} are not among {sorted(FIELDS)}", AGAIN)
+    if members := manifest.members:
+        if sum(member.dim for member in members) != manifest.dim:
+            raise ArtifactError(f"{where}: the members' vectors are not {manifest.dim} wide together", AGAIN)
+        if len({member.name for member in members}) < len(members) or not all(0 < one.share < 1e6 for one in members):
+            raise ArtifactError(f"{where}: members of one name, or shares that are not above 0", AGAIN)
     if manifest.max_length < 1:
         raise ArtifactError(f"{where}: max_length = {manifest.max_length}", AGAIN)
 

@@ -1,6 +1,6 @@
 """The cascade: sources, filters, scorers, selectors, as declared."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Literal, NamedTuple
 
@@ -21,6 +21,7 @@ from millirec.cascade.run import Run
 from millirec.cascade.scorers import InnerProductScorer, RankerScorer, ScorerConfig
 from millirec.cascade.selectors import PlacesSelector, SelectorConfig, TopKSelector, leaves_to_chance
 from millirec.cascade.sources import OwnSource, PopularSource, SequenceSource, SourceConfig, allowed, sequence
+from millirec.cascade.stages import Trial
 from millirec.data.errors import ConfigError
 
 
@@ -123,6 +124,7 @@ class Cascade:
         self.scores = any(isinstance(stage, InnerProductScorer) for stage in config.scorers)
         self.ranked = 0 if config.ranker is None else config.ranker.candidates
         self.costs = Costs()
+        self.trial = Trial(self.costs)
         self.explores = leaves_to_chance(config.selectors[-1])
         self._forgets_seen = not any(isinstance(stage, SeenFilter) for stage in config.filters)
         stages = (*config.sources, *config.scorers)
@@ -138,6 +140,24 @@ class Cascade:
         return [
             Run(self, one, shared).answer(pool, found) for one, pool, found in zip(asked, pools, fetched, strict=True)
         ]
+
+    def stream(self, asked: Asked, encode: Callable[[], None]) -> Iterator[tuple[Ranking, bool]]:
+        """The answer to one question stage by stage, and whether it is the last: at least the popular items.
+
+        `encode` gives `asked` its vector, once the popular items are out. A stage that was announced is made, one that
+        is not expected to end in time is not announced.
+        """
+        pool = allowed(self.shelf, asked)
+        popular = Run(self, asked, 0.0).popular(pool)
+        is_last = asked.due is not None and not self.costs.fit(("encode", "retrieval"), asked.due)
+        yield popular, is_last
+        if is_last:
+            return
+        encode()
+        if asked.is_late:  # it took longer than ever before
+            yield Run(self, asked, 0.0).popular(pool), True
+        else:
+            yield from Run(self, asked, 0.0).stages(pool)
 
     def want(self, asked: Asked) -> int:
         """How many candidates the selectors read, or the ranker where that is more."""

@@ -7,10 +7,15 @@ _FORGET = 0.99
 
 
 class Costs:
-    """Expected seconds of stages, by name. Written without a lock: a lost update is one sample less."""
+    """Expected seconds of stages, by name. Written without a lock: a lost update is one sample less.
+
+    `busy`: stages that nobody waits for any longer, and that go on.
+    """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
+        self._last: dict[str, float] = {}
+        self.busy: set[str] = set()
 
     def expected(self, name: str) -> float:
         """Seconds, 0 for a stage that was never timed."""
@@ -21,14 +26,31 @@ class Costs:
 
         Each refusal makes the expectation a little better, so that a stage that was slow once is tried again.
         """
+        if name in self.busy:
+            return False
         if perf_counter() + self.expected(name) * times <= due:
             return True
         if name in self._seconds:
             self._seconds[name] *= _FORGET
         return False
 
+    def fit(self, names: tuple[str, ...], due: float) -> bool:
+        """Whether these stages, one after the other, are expected to end by `due`; as `fits` otherwise."""
+        if not self.busy.isdisjoint(names):
+            return False
+        if perf_counter() + sum(map(self.expected, names)) <= due:
+            return True
+        for name in self._seconds.keys() & set(names):
+            self._seconds[name] *= _FORGET
+        return False
+
+    def is_trial(self, name: str, due: float) -> bool:
+        """Whether a stage that took as long as the last time would not end by `due`: it is expected to out of hope."""
+        return perf_counter() + self._last.get(name, 0.0) > due
+
     def took(self, name: str, seconds: float) -> None:
         """Note what a stage took."""
+        self._last[name] = seconds
         old = self._seconds.get(name)
         if old is None:
             self._seconds[name] = seconds

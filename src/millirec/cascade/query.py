@@ -224,7 +224,9 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     but for the caller's own candidates that the model does not know: -inf. They fall, unless a selector has its own
     order. `propensities`: how probable each item was at its place, given those before it; None when nothing was left
     to chance. `request_id` is that of the question. `stage`: what there was time for, "popular", "retrieval", "rank"
-    or "full"; None for a question without a deadline.
+    or "full"; None for a question without a deadline. `model` and `version`: of the bundle that answered, "" before the
+    engine names it. `members`: of a bundle with several models, those whose scores these are; `left_out`: name ->
+    "late" or "failed" of the others.
     """
 
     items: tuple[str, ...]
@@ -235,3 +237,7 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
     sources: tuple[str, ...] | None = None
     stage: str | None = None
+    model: str = ""
+    version: str = ""
+    members: tuple[str, ...] | None = None
+    left_out: dict[str, str] | None = None

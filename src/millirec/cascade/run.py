@@ -1,7 +1,9 @@
 """`Run`: one question on its way through the stages, and the trace that it leaves."""
 
+from collections.abc import Callable, Iterator
+from copy import copy
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,24 +12,28 @@ from millirec.cascade.filters import keep
 from millirec.cascade.groups import Groups
 from millirec.cascade.query import Asked, Candidates, Ranking, Stage
 from millirec.cascade.rules import Boosts
-from millirec.cascade.scorers import InnerProductScorer, inner_product, model_scores
+from millirec.cascade.scorers import InnerProductScorer, Scored, inner_product, model_scores
 from millirec.cascade.selectors import Choosing, select, top_k
 from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, offer, popular, sequence
+from millirec.cascade.stages import Step
 from millirec.cascade.together import Offer, fused, merged
 
 if TYPE_CHECKING:
     from millirec.cascade.cascade import Cascade
 
+T = TypeVar("T")
+
 _WIDER = 4
+_MOVING = ("fused", "groups", "is_all", "retrieved", "since", "stretch", "trace", "want")  # what stages change
 
 
 class Run:
-    """The stages for one question. `want`: how many candidates the selectors read.
+    """The stages for one question. `want`: how many candidates the selectors read; `retrieved`: what they choose from.
 
     `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
     """
 
-    __slots__ = ("asked", "cascade", "fused", "groups", "is_all", "shelf", "since", "stage", "stretch", "trace", "want")
+    __slots__ = ("asked", "cascade", "shelf", "stage", *_MOVING)
 
     def __init__(self, cascade: "Cascade", asked: Asked, shared: float) -> None:
         self.cascade, self.shelf, self.asked = cascade, cascade.shelf, asked
@@ -35,6 +41,7 @@ class Run:
         self.since = perf_counter() - shared * 1e-6
         self.want = cascade.want(asked)
         self.groups: Groups | None = None
+        self.retrieved = _EMPTY
         self.stretch, self.fused, self.is_all = 1, False, False
         self.stage: str | None = None
 
@@ -48,6 +55,9 @@ class Run:
             chosen = self._from_pool(pool) if pool is not None else self._candidates(found)
             plain = self.cascade.plain
             chosen = self._best(self._ranked(chosen)) if plain else self._chosen(chosen, pool is not None)
+        return self._ranking(chosen)
+
+    def _ranking(self, chosen: Candidates) -> Ranking:
         if not chosen.ordered:  # a model that has no number for an item has nothing to say about it
             finite = np.isfinite(chosen.scores)
             chosen = chosen if finite.all() else chosen.take(finite)
@@ -66,28 +76,86 @@ class Run:
 
     def _in_time(self, pool: NDArray[np.int32] | None, due: float) -> Candidates:
         """The list of the last stage that is expected to end by `due`; no stage is begun that is not."""
-        costs = self.cascade.costs
-        if self.asked.is_late or not costs.fits("retrieval", due):
-            self.stage = "popular"
+        self.stage = "popular"
+        if self.asked.is_late or not self.cascade.costs.fits("retrieval", due):
             return self._best(self._popular(pool))
-        begun = perf_counter()
-        candidates = self._from_pool(pool) if pool is not None else self._candidates(None)
-        done = perf_counter()
-        costs.took("retrieval", done - begun)
-        ranked, self.stage = candidates, "retrieval"
+        *_, (step, candidates, _) = self._stages(pool, due)
+        return candidates if step.is_chosen else self._best(candidates)
+
+    def popular(self, pool: NDArray[np.int32] | None) -> Ranking:
+        """The list of the stage "popular"."""
+        self.stage = "popular"
+        return self._ranking(self._best(self._popular(pool)))
+
+    def stages(self, pool: NDArray[np.int32] | None) -> Iterator[tuple[Ranking, bool]]:
+        """The list of each later stage as soon as it is there, and whether it is the last for which there is time."""
+        self.stage = "popular"
+        for step, candidates, is_last in self._stages(pool, self.asked.due):
+            before, since = len(self.trace), self.since
+            yield self._ranking(candidates if step.is_chosen else self._best(candidates)), is_last
+            del self.trace[before:]
+            self.since += perf_counter() - since
+
+    def _steps(self, pool: NDArray[np.int32] | None) -> list[Step]:
+        """The stages after the popular items. The last one is everything, and called "full"."""
+        steps = [Step("retrieval", "retrieval", lambda _: self._retrieve(pool))]
         if self.asked.ranker is not None:
-            if not costs.fits("rank", due):
-                return self._best(candidates)
-            ranked, self.stage = self._ranked(candidates), "rank"
-            done, begun = perf_counter(), done
-            costs.took("rank", done - begun)
-        if self.cascade.plain or not costs.fits("selectors", due):
-            self.stage = "full" if self.cascade.plain else self.stage
-            return self._best(ranked)
-        self.stage = "full"
-        chosen = self._chosen(candidates, pool is not None, ranked)
-        costs.took("selectors", perf_counter() - done)
-        return chosen
+            steps.append(Step("rank", "rank", self._ranked))
+        if not self.cascade.plain:
+            steps.append(Step("selectors", "selectors", lambda found: self._select(found, pool is not None), True))
+        steps[-1] = steps[-1]._replace(stage="full")
+        return steps
+
+    def _stages(self, pool: NDArray[np.int32] | None, due: float | None) -> Iterator[tuple[Step, Candidates, bool]]:
+        """One stage after the other, as long as the next is expected to end by `due`, None = whenever.
+
+        The first is begun in any case.
+        """
+        costs, steps, last = self.cascade.costs, self._steps(pool), (_POPULAR, _EMPTY)
+        for place, step in enumerate(steps, 1):
+            made = self._made(pool, place - 1, last[1], due)
+            if made is None:
+                late, found = last
+                yield late, self._popular(pool) if late is _POPULAR else found, True
+                return
+            last = step, made
+            self.stage = step.stage
+            is_last = place == len(steps) or (due is not None and not costs.fits(steps[place].cost, due))
+            yield step, made, is_last
+            if is_last:
+                return
+
+    def _made(
+        self, pool: NDArray[np.int32] | None, place: int, found: Candidates, due: float | None
+    ) -> Candidates | None:
+        """The list of one step; None when it was too slow the last time and is not done by `due` this time either."""
+        return self._by(due, self._steps(pool)[place].cost, lambda run: run._steps(pool)[place].make(found))
+
+    def _by(self, due: float | None, cost: str, make: Callable[["Run"], T]) -> T | None:
+        """What `make` gives of this run; None when that was too slow the last time and is not there by `due` now."""
+        if due is None:
+            return make(self)
+        costs = self.cascade.costs
+        if not costs.is_trial(cost, due):
+            begun = perf_counter()
+            made = make(self)
+            costs.took(cost, perf_counter() - begun)
+            return made
+        other = copy(self)  # what is not waited for must not touch this question any more
+        other.trace = list(self.trace)
+        tried = self.cascade.trial.run(cost, lambda: make(other), due)
+        if tried is not None:
+            for name in _MOVING:
+                setattr(self, name, getattr(other, name))
+        return tried
+
+    def _retrieve(self, pool: NDArray[np.int32] | None) -> Candidates:
+        self.retrieved = self._from_pool(pool) if pool is not None else self._candidates(None)
+        return self.retrieved
+
+    def _select(self, ranked: Candidates, is_whole: bool) -> Candidates:
+        """What the selectors make of the list before them, behind which stands all that retrieval has found."""
+        return self._chosen(self.retrieved, is_whole, ranked)
 
     def _ranked(self, candidates: Candidates) -> Candidates:
         """The best candidates as the ranker sees them; all of them where the cascade has none."""
@@ -138,7 +206,7 @@ class Run:
         """What the selectors make of the candidates. When they run short of k, they choose from wider pools.
 
         `is_whole`: these are all candidates that there are; else the sources may have more. `ranked`: what the ranker
-        has made of them already.
+        has made of them already; it is made anew when the pools grow.
         """
         k, most = self.asked.k, len(candidates) if is_whole else self.shelf.n_items
         while True:
@@ -347,10 +415,14 @@ class Run:
         source = "popular" if asked.vector is None else "sequence"
         self._mark("inner-product", len(rows), len(rows))
         self.stage = None if asked.due is None else "popular" if asked.is_late else "full"
-        known, scores = self._rank_known(known, scores)
+        order = np.arange(len(rows), dtype=np.int32)  # of equal scores
+        ranked = self._rank_known(known, scores) if asked.ranker is not None and len(known) else None
+        if ranked is not None:
+            places, chances = ranked
+            scores[places] = chances
+            order = np.concatenate([places, np.flatnonzero(rows == 0)]).astype(np.int32)
         if asked.boosts is not None:
             scores = asked.boosts.boosted(rows, scores)
-        order = np.concatenate([known, np.flatnonzero(rows == 0)]).astype(np.int32)
         best = top_k(Candidates(order, scores[order], source), len(rows))
         self._mark("top-k", len(rows), len(rows))
         names = tuple([asked.names[at] for at in best.rows.tolist()])
@@ -365,25 +437,27 @@ class Run:
 
     def _rank_known(
         self, known: NDArray[np.int64], scores: NDArray[np.float32]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """The places of the caller's known candidates, equal scores in this order; all scores, by the ranker if any."""
-        asked, costs = self.asked, self.cascade.costs
-        if asked.ranker is None or asked.is_late or not len(known):
-            return known, scores
-        if asked.due is not None and not costs.fits("rank", asked.due):
-            self.stage = "retrieval"
-            return known, scores
-        begun = perf_counter()
-        rows = asked.candidates
-        assert rows is not None  # noqa: S101
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
+        """The places of the caller's known candidates, best first, and their chances; None when there is no time."""
+        asked = self.asked
+        assert asked.candidates is not None  # noqa: S101
         known = known[np.argsort(-scores[known], kind="stable")]
-        found = asked.ranker(rows[known], None if asked.vector is None else scores[known])
-        scores = scores.copy()
-        scores[known] = found.scores
-        if asked.due is not None:
-            costs.took("rank", perf_counter() - begun)
-        self._mark_ranker(len(known), len(known), found.network_us)
-        return known[found.order], scores
+        rows, retrieval = asked.candidates[known], None if asked.vector is None else scores[known]
+        if asked.is_late:
+            return None
+        if asked.due is None or self.cascade.costs.fits("rank", asked.due):
+            found = self._by(asked.due, "rank", lambda run: run._rank_rows(rows, retrieval))
+            if found is not None:
+                return known[found.order], found.scores[found.order]
+        self.stage = "retrieval"
+        return None
+
+    def _rank_rows(self, rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None) -> Scored:
+        assert self.asked.ranker is not None  # noqa: S101
+        found = self.asked.ranker(rows, retrieval)
+        self._mark_ranker(len(rows), len(rows), found.network_us)
+        return found
 
 
 _EMPTY = Candidates(np.empty(0, np.int32), np.empty(0, np.float32), "popular")
+_POPULAR = Step("popular", "popular", lambda found: found)

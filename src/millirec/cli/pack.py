@@ -13,11 +13,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from millirec.bundle import Bundle, PackConfig, RankerPart
+    from millirec.models.checkpoint import Checkpoint
 
 
 def pack(
-    model: Annotated[
-        Path, typer.Argument(help="The checkpoint's folder, or an ONNX file made elsewhere.", metavar="CHECKPOINT|ONNX")
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="The checkpoint's folder, or an ONNX file made elsewhere; several checkpoints become one bundle.",
+            metavar="CHECKPOINT|ONNX",
+        ),
     ],
     bundle: Annotated[
         Path, typer.Option("--output", "-o", help="The bundle's folder; an older bundle there is replaced.")
@@ -34,6 +39,13 @@ def pack(
     cascade: Annotated[
         Path | None, typer.Option(help="A TOML file: what is done with a question; see docs/cascade.md.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="fitted|equal|W,W",
+            help="Several checkpoints: the weights of their scores; fitted = as suits the validation part best.",
+        ),
+    ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
     vectors: Annotated[
         Path | None, typer.Option(help="ONNX only: item vectors (.npy), a row of padding, then one for each id.")
@@ -47,21 +59,21 @@ def pack(
         str, typer.Option(help="fp32, or int8: the ranker's hidden layers in integers.")
     ] = "fp32",
     config_file: Annotated[
-        Path | None, typer.Option("--config", "-c", help="Where the ranker's log is now, if not where it was.")
+        Path | None,
+        typer.Option("--config", "-c", help="A run's TOML: where the log is now; a ranker's run with --ranker."),
     ] = None,
     facts: Annotated[
         str,
-        typer.Option(
-            help="What the ranker's features know at first: before-test, or all of the log it was trained on."
-        ),
+        typer.Option(help="What the ranker's features know at first: before-test, or all of its training log."),
     ] = "before-test",
     json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Pack a checkpoint for serving: graph, item index, catalogue, and a manifest with every hash.
 
     An ONNX graph made elsewhere is packed with its item ids and vectors; see docs/bring-your-own.md.
+    Several checkpoints answer together, by the weighted sum of their scores; see docs/cascade.md.
     """
-    from millirec.bundle import PackConfig
+    from millirec.bundle import PackConfig, pack_ensemble
     from millirec.bundle import pack as make
     from millirec.cascade.cascade import CascadeConfig
     from millirec.index import ExactConfig, PQConfig
@@ -76,18 +88,46 @@ def pack(
         features=None if features is None else tuple(filter(None, features.split(","))),
     )
     foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
-    if model.suffix == ".onnx":
+    if len(models) == 1 and weights is not None:
+        raise ConfigError("--weights with one checkpoint", "give two or more, or leave it out")
+    if len(models) == 1 and models[0].suffix == ".onnx":
         if ranker is not None:
             raise ConfigError("--ranker with an ONNX file", "pack the checkpoint of a sequence model")
-        packed = _pack_graph(model, bundle, config, foreign)
+        packed = _pack_graph(models[0], bundle, config, foreign)
     else:
         from millirec.models.checkpoint import Checkpoint
 
         if given := [option for option, value in foreign.items() if value is not None]:
             raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
+        if files := [model for model in models if model.suffix == ".onnx"]:
+            raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
         part = None if ranker is None else _ranker_part(ranker, ranker_weights, config_file, facts)
-        packed = make(Checkpoint.load(model), bundle, config, part)
+        checkpoints = [Checkpoint.load(model) for model in models]
+        if len(models) == 1:
+            packed = make(checkpoints[0], bundle, config, part)
+        else:
+            shares = _shares(models, checkpoints, weights or "fitted", config_file)
+            packed = pack_ensemble(checkpoints, shares, bundle, config, part)
     _show(packed, bundle, json=json)
+
+
+def _shares(models: list[Path], checkpoints: "list[Checkpoint]", weights: str, config: Path | None) -> list[float]:
+    """The weights of several models: given, equal, or fitted to the validation part."""
+    if weights == "equal":
+        return [1.0] * len(models)
+    if weights != "fitted":
+        try:
+            return [float(weight) for weight in weights.split(",")]
+        except ValueError as error:
+            raise ConfigError(f"--weights {weights}", "use fitted, equal, or numbers with commas between") from error
+    from millirec.cli.artifact import Artifact, alike
+    from millirec.config import load_run
+    from millirec.train.ensemble import Ensemble, fitted_shares
+
+    artifacts = [Artifact.open(model) for model in models]
+    alike(artifacts)
+    data = artifacts[0].data_of(None if config is None else load_run(config).data)
+    return fitted_shares(Ensemble(checkpoints), data, repeats=artifacts[0].repeats)
 
 
 def _ranker_part(path: Path, weights: str, config: Path | None, facts: str) -> "RankerPart":
@@ -146,6 +186,7 @@ def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
         return
     rows = [
         ["version", packed.version],
+        *([f"weight of {member.name}", f"{member.share:g}"] for member in manifest.members),
         ["items", f"{manifest.n_items:,}"],
         ["size", f"{packed.bytes / 1e6:.2f} MB"],
         ["graph against network", f"{manifest.parity_error:.1e}"],

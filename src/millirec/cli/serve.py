@@ -1,5 +1,6 @@
 """`millirec serve`: a bundle answers over HTTP."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,12 @@ import typer
 
 from millirec.cli.console import note
 from millirec.cli.engine import cascade_config, engine_settings
-from millirec.data.errors import ArtifactError
+from millirec.data.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
     from millirec.server.settings import ServerSettings
 
+_TOKEN = "MILLIREC_ADMIN_TOKEN"  # noqa: S105 - its name
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -38,6 +40,10 @@ def serve(
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
     cascade: Annotated[
         Path | None, typer.Option(help="A TOML file with a cascade to use instead of the bundle's own.")
+    ] = None,
+    bundles: Annotated[
+        Path | None,
+        typer.Option(help="Open POST /bundles, which swaps to a bundle below this folder while serving."),
     ] = None,
     engine: Annotated[Path | None, typer.Option(help="A TOML file of engine settings, such as `carry_mb = 0`.")] = None,
     yardstick: Annotated[
@@ -72,11 +78,31 @@ def serve(
         yardstick=yardstick,
         engine=engine_settings(engine),
         cascade=cascade_config(cascade),
+        cascade_file=None if cascade is None else str(cascade),
+        bundles=None if bundles is None else str(_folder(bundles)),
+        admin_token=_admin_token(host, asked=bundles is not None),
         impressions=ImpressionSettings() if impressions else None,
     )
     if host not in _LOOPBACK:
         note("[yellow]anybody who reaches this address can read and write: there is no log-in[/yellow]")
     sys.exit(_run(settings, json=json))
+
+
+def _folder(bundles: Path) -> Path:
+    if not bundles.is_dir():
+        raise ConfigError(f"--bundles {bundles}: no such folder", "name the folder that holds bundles")
+    return bundles.resolve()
+
+
+def _admin_token(host: str, *, asked: bool) -> str | None:
+    """What calls that change bundles must bring. Raises ConfigError where anybody could make them."""
+    token = os.environ.get(_TOKEN, "").strip() or None
+    if asked and token is None and host not in _LOOPBACK:
+        raise ConfigError(
+            f"--bundles with --host {host}: anybody who reaches this address could change what serves",
+            f"set the environment variable {_TOKEN}; such calls then need `authorization: Bearer` with it",
+        )
+    return token if asked else None
 
 
 def _run(settings: "ServerSettings", *, json: bool) -> int:

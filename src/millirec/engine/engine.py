@@ -1,11 +1,13 @@
 """`Engine`: observe, recommend, swap. The one place where a bundle meets the state of users."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
 from secrets import token_hex
 from time import perf_counter
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,12 +15,11 @@ from millirec.bundle import Bundle
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Asked, Query, Ranking, Stage, Trace
 from millirec.cascade.rules import boosts_of, check_values, meets
-from millirec.data.encode import Batch
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
 from millirec.data.event import Record, state_key
-from millirec.engine.batcher import encode_all
-from millirec.engine.carry import Carry, Question, capacity_of
+from millirec.engine.carry import Question
 from millirec.engine.loaded import Loaded
+from millirec.engine.members import Encoded
 from millirec.engine.ranker import Asker, LiveRanker
 from millirec.engine.settings import EngineSettings
 from millirec.engine.state import StateStore
@@ -38,6 +39,12 @@ class _Turn:
     times: NDArray[np.int64]
     time: int
     key: bytes | None
+    encoded: Encoded | None = None
+
+    @property
+    def question(self) -> Question:
+        """What the models read."""
+        return Question(self.key, self.items, self.times, self.time)
 
 
 class Engine:
@@ -54,7 +61,7 @@ class Engine:
         cascade: CascadeConfig | None = None,
     ) -> None:
         self.store, self.settings, self._cascade = store, settings or EngineSettings(), cascade
-        self._loaded = self._load(bundle)
+        self._loaded = self._load(bundle, cascade)
 
     @property
     def bundle(self) -> Bundle:
@@ -76,12 +83,13 @@ class Engine:
             raise answer
         return answer
 
-    def recommend_many(self, queries: Sequence[Query]) -> list[Ranking | MillirecError]:
+    def recommend_many(self, queries: Sequence[Query], loaded: Loaded | None = None) -> list[Ranking | MillirecError]:
         """Answers in the order of the questions. A question that cannot be answered gets its error instead.
 
-        All are answered from one snapshot of the state, by one bundle, with as few encoder calls as pay.
+        All are answered from one snapshot of the state, by one bundle, with as few encoder calls as pay. `loaded`: one
+        that `prepare` gave is asked in the place of the one that serves, to warm it up.
         """
-        loaded = self._loaded
+        loaded = loaded or self._loaded
         answers: dict[int, Ranking | MillirecError] = {}
         turns: list[_Turn] = []
         started = perf_counter()
@@ -95,7 +103,7 @@ class Engine:
         except ArtifactError as error:  # one damaged state must not spoil the others
             if len(queries) == 1:
                 return [error]
-            return [answer for query in queries for answer in self.recommend_many([query])]
+            return [answer for query in queries for answer in self.recommend_many([query], loaded)]
         for turn in turns:
             try:
                 self._narrow(loaded, turn)
@@ -104,18 +112,43 @@ class Engine:
         turns = [turn for turn in turns if turn.place not in answers]
         read = perf_counter()
         _set_due(loaded, turns, started)
-        vectors = self._encode(loaded, turns)
+        if loaded.cascade.wants_vector:
+            self._encode(loaded, turns)
         times = ((read - started) * 1e6, (perf_counter() - read) * 1e6)
-        for turn, vector in zip(turns, vectors, strict=True):
-            turn.asked.vector = vector
+        for turn in turns:
             turn.asked.before = _before(turn, *times)
         begun = perf_counter()
         rankings = loaded.cascade.run([turn.asked for turn in turns])
         if any(turn.asked.due is not None for turn in turns):
             loaded.cascade.costs.took("question", (perf_counter() - begun) / len(turns))
         for turn, ranking in zip(turns, rankings, strict=True):
-            answers[turn.place] = ranking
+            answers[turn.place] = _signed(ranking, loaded, turn.encoded)
         return [answers[place] for place in range(len(queries))]
+
+    def stream(self, query: Query) -> Iterator[tuple[Ranking, bool]]:
+        """The answer stage by stage, each as soon as it is there, and whether it is the last one.
+
+        The last is what `recommend` answers. Nothing is computed before it is asked for, so whoever stops asking costs
+        no more. Raises QueryError, before the first one, when the question cannot be answered as it was put.
+        """
+        if query.candidates is not None:
+            raise QueryError("candidates are ranked at once, not stage by stage", "ask with `recommend`")
+        loaded, started = self._loaded, perf_counter()
+        turn = self._turn(loaded, 0, query)
+        self._remember(loaded, [turn])
+        self._narrow(loaded, turn)
+        turn.asked.before = _before(turn, (perf_counter() - started) * 1e6, 0.0)[:1]
+        _set_due(loaded, [turn], started)
+
+        def encode() -> None:
+            begun = perf_counter()
+            if loaded.cascade.wants_vector:
+                self._encode(loaded, [turn])
+            took = turn.asked.before[0].microseconds, (perf_counter() - begun) * 1e6
+            turn.asked.before = _before(turn, *took)
+
+        for ranking, is_last in loaded.cascade.stream(turn.asked, encode):
+            yield _signed(ranking, loaded, turn.encoded), is_last
 
     def similar(self, item: str, k: int = 10) -> Ranking:
         """The `k` available items whose vectors point most nearly the same way (cosine), best first.
@@ -137,19 +170,31 @@ class Engine:
             rows, scores = rows[there], scores[there]
         rows, scores = rows[:k], scores[:k]
         took = (perf_counter() - started) * 1e6
-        return Ranking(
+        found = Ranking(
             items=tuple([vocabulary.ids[row - 1] for row in rows.tolist()]),
             scores=tuple(scores.tolist()),
             source="similar",
             trace=(Stage("similar", n, len(rows), took),),
         )
+        return _signed(found, loaded)
 
     def swap(self, bundle: Bundle) -> None:
         """Answer from another bundle from now on; questions under way end on the old one.
 
         The new bundle is loaded and warm before the old one goes. Raises ArtifactError when it does not load.
         """
-        self._loaded = self._load(bundle)
+        self.serve(self.prepare(bundle, self._cascade))
+
+    def prepare(self, bundle: Bundle, cascade: CascadeConfig | None = None) -> Loaded:
+        """A bundle ready to answer, with `cascade` in the place of its own; nothing changes until `serve`.
+
+        Raises ArtifactError when it does not load, ConfigError when bundle, cascade and store do not fit.
+        """
+        return self._load(bundle, cascade)
+
+    def serve(self, loaded: Loaded) -> None:
+        """Answer from what `prepare` gave from now on; questions under way end on the old one."""
+        self._loaded = loaded
 
     @property
     def reads_log(self) -> bool:
@@ -164,31 +209,20 @@ class Engine:
         """Commit what is waiting and close the store."""
         self.store.close()
 
-    def _load(self, bundle: Bundle) -> Loaded:
+    def _load(self, bundle: Bundle, cascade: CascadeConfig | None) -> Loaded:
         window = self.store.settings.limits.window
         if window < bundle.max_length:
             raise ConfigError(
                 f"$.limits.window = {window} keeps fewer events than the bundle reads ({bundle.max_length})",
                 f"set it to {bundle.max_length} or more",
             )
-        loaded = Loaded(bundle, self.settings.threads, self._cascade)
-        loaded.carry = self._carry(loaded)
+        loaded = Loaded(bundle, self.settings, cascade)
         loaded.catch_up(self.store.read([]))
+        loaded.members.warm_up()
         if loaded.cascade.ranked and bundle.ranker is not None:
             loaded.ranker = LiveRanker(bundle.ranker, self.settings.threads, self.settings.ranker_users)
             loaded.follow(self.store)
-        one = np.ones((1, 1), np.int32)
-        loaded.runner.encode(Batch(one, one[0], one.astype(np.int64), one[0].astype(np.int64)))
         return loaded
-
-    def _carry(self, loaded: Loaded) -> Carry | None:
-        """Room for the states of users, when the bundle's model has some."""
-        settings, bundle = self.settings, loaded.bundle
-        if not loaded.runner.carries:
-            return None
-        size = capacity_of(settings.carry_mb, bundle.manifest.state_size, bundle.max_length)
-        limits = settings.max_batch, settings.max_padding
-        return Carry(loaded.runner, bundle.max_length, size, limits) if size else None
 
     def _turn(self, loaded: Loaded, place: int, query: Query) -> _Turn:
         """Check a question and take from it what needs no state."""
@@ -260,36 +294,27 @@ class Engine:
             return Asker(0, now, query.context, turn.items)
         return Asker(ranker.user_row(query.user, query.session), now, query.context)
 
-    def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
-        if not loaded.cascade.wants_vector:
-            return [None] * len(turns)
-        if any(turn.asked.due is not None for turn in turns):
-            return self._encode_in_time(loaded, turns)
-        return self._vectors(loaded, turns)
+    def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
+        """Give questions their user vectors; those in a hurry first, as far as their time allows for it."""
+        hurried = sorted([turn for turn in turns if turn.query.deadline_ms is not None], key=_deadline)
+        for _, group in groupby(hurried, _deadline):
+            self._encode_in_time(loaded, list(group))
+        patient = [turn for turn in turns if turn.query.deadline_ms is None] if hurried else turns
+        if patient:
+            _take(patient, loaded.members.encode([turn.question for turn in patient]))
 
-    def _encode_in_time(self, loaded: Loaded, turns: Sequence[_Turn]) -> list[NDArray[np.float32] | None]:
-        """Vectors of the questions whose time allows for it; the others are told that they are late."""
-        costs, n = loaded.cascade.costs, len(turns)
-        for turn in turns:
-            due = turn.asked.due
-            turn.asked.is_late = due is not None and not costs.fits("encode", due, n)
-        timely = [turn for turn in turns if not turn.asked.is_late]
+    def _encode_in_time(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
+        """Vectors by what has time enough; where nothing has, the questions are told that they are late."""
+        costs = loaded.cascade.costs
+        due = min(turn.asked.due for turn in turns if turn.asked.due is not None)
+        due -= len(turns) * costs.expected("retrieval")
         begun = perf_counter()
-        vectors = iter(self._vectors(loaded, timely))
-        if timely:
-            costs.took("encode", (perf_counter() - begun) / len(timely))
-        return [None if turn.asked.is_late else next(vectors) for turn in turns]
-
-    def _vectors(self, loaded: Loaded, turns: Sequence[_Turn]) -> Sequence[NDArray[np.float32] | None]:
-        if loaded.carry is not None:
-            return loaded.carry.vectors([Question(turn.key, turn.items, turn.times, turn.time) for turn in turns])
-        return encode_all(
-            loaded.runner.encode,
-            [turn.items for turn in turns],
-            loaded.bundle.max_length,
-            [(turn.times, turn.time) for turn in turns] if loaded.timed else None,
-            (self.settings.max_batch, self.settings.max_padding),
-        )
+        encoded = loaded.members.encode_by([turn.question for turn in turns], due, costs)
+        if encoded.names:
+            costs.took("encode", (perf_counter() - begun) / len(turns))
+        _take(turns, encoded)
+        for turn in turns:
+            turn.asked.is_late = not encoded.names
 
     def _check_ids(self, name: str, ids: Sequence[str] | None) -> None:
         if ids and len(ids) > self.settings.max_items:
@@ -298,6 +323,25 @@ class Engine:
     def _check_k(self, k: int) -> None:
         if not 1 <= k <= self.settings.max_k:
             raise QueryError(f"k = {k}", f"choose 1 to {self.settings.max_k}")
+
+
+def _deadline(turn: _Turn) -> float:
+    return turn.query.deadline_ms or 0.0
+
+
+def _take(turns: Sequence[_Turn], encoded: Encoded) -> None:
+    for turn, vector in zip(turns, encoded.vectors, strict=True):
+        turn.asked.vector, turn.encoded = vector, encoded
+
+
+def _signed(ranking: Ranking, loaded: Loaded, encoded: Encoded | None = None) -> Ranking:
+    """The answer with the name and the version of the bundle that gave it, and who of several models took part."""
+    name, version = loaded.bundle.name, loaded.bundle.version
+    if encoded is None or not loaded.members.are_several:
+        return msgspec.structs.replace(ranking, model=name, version=version)
+    left_out = dict(encoded.left_out) or None
+    members = () if ranking.source == "popular" else encoded.names
+    return msgspec.structs.replace(ranking, model=name, version=version, members=members, left_out=left_out)
 
 
 def _set_due(loaded: Loaded, turns: Sequence[_Turn], started: float) -> None:

@@ -9,34 +9,30 @@ from numpy.typing import NDArray
 from millirec.bundle import Bundle
 from millirec.cascade.cascade import Cascade, CascadeConfig, check_ranker
 from millirec.cascade.query import Shelf
-from millirec.engine.carry import Carry
 from millirec.engine.ledger import Update
+from millirec.engine.members import Members
 from millirec.engine.ranker import LiveRanker
-from millirec.engine.runner import Runner
+from millirec.engine.settings import EngineSettings
 from millirec.engine.state import AT_ONCE, Snapshot, StateStore
 
 Mask = NDArray[np.bool_]
 
 
 class Loaded:
-    """A bundle's runner and cascade, and two views of the store that grow as the store does:
-
-    `carry` holds users' states when the model has some, None otherwise.
+    """A bundle's models and cascade, and two views of the store that grow as the store does:
 
     `rows` int32 (codes + 1,) maps item codes of stored histories to rows of this bundle, 0 = unknown to it;
     `available` bool (n_items + 1,) or None says which items are not taken down. `cascade` takes the place of the
     bundle's own. `ranker`: None where the cascade has none.
     """
 
-    def __init__(self, bundle: Bundle, threads: int, cascade: CascadeConfig | None = None) -> None:
+    def __init__(self, bundle: Bundle, settings: EngineSettings, cascade: CascadeConfig | None = None) -> None:
         self.bundle = bundle
-        self.runner = Runner(bundle.encoder, bundle.inputs, threads, bundle.step)
-        self.carry: Carry | None = None
+        self.members = Members(bundle.parts, settings)
         self.shelf = Shelf(bundle.catalog, bundle.index, bundle.popularity)
         self.cascade = Cascade(cascade or bundle.cascade, self.shelf)
         check_ranker(self.cascade.config, has_ranker=bundle.ranker is not None)
         self.ranker: LiveRanker | None = None
-        self.timed = bool({"times", "now"} & set(bundle.inputs))
         self.rows = np.zeros(1, np.int32)
         self.available: Mask | None = None
         self.version = 0

@@ -58,6 +58,8 @@ class LiveRanker:
 
     def take(self, entries: Sequence[Entry], now: int) -> None:
         """Take in what the log has from `at` on. `now`: the clock (ms)."""
+        if not entries:  # nobody waits for a slow question of another thread when there is nothing new
+            return
         with self._lock:
             entries = [entry for entry in entries if entry[0] >= self.at]
             if not entries:

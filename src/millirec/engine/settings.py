@@ -9,14 +9,17 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Limits of a question, and how the encoder runs.
 
     `max_k`: items of one answer. `max_items`: ids in each list of a question. `threads`: cores for one encoder
-    call. `max_batch`, `max_padding`: see `batcher.groups`. `carry_mb`: memory for states that models with a single
-    step go on from, 0 = histories are read anew each time; see `carry.Carry`. `ranker_users`: people that a ranker's
-    training did not know whom its features remember; see `ranker.LiveRanker`.
+    call. `parallel`: of a bundle with several models, whether they run at once, each in a thread, or one after the
+    other, which suits a machine whose cores are all busy. `max_batch`, `max_padding`: see `batcher.groups`.
+    `carry_mb`: memory for states that models with a single step go on from, 0 = histories are read anew each time; see
+    `carry.Carry`. `ranker_users`: people that a ranker's training did not know whom its features remember; see
+    `ranker.LiveRanker`.
     """
 
     max_k: int = 1_000
     max_items: int = 10_000
     threads: int = 1
+    parallel: bool = True
     max_batch: int = 16
     max_padding: float = 0.25
     carry_mb: float = 64.0
@@ -35,4 +38,5 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def toml(self) -> str:
         """The settings as TOML, for `millirec serve --engine`."""
-        return "".join(f"{name} = {value}\n" for name, value in msgspec.to_builtins(self).items())
+        values = msgspec.to_builtins(self).items()
+        return "".join(f"{name} = {msgspec.json.encode(value).decode()}\n" for name, value in values)

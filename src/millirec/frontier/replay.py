@@ -34,11 +34,13 @@ class Replay:
     n_cold: int
 
 
-def replay(engine: Engine, dataset: Dataset, role: int, *, repeats: bool = False) -> Replay:
+def replay(
+    engine: Engine, dataset: Dataset, role: int, *, repeats: bool = False, only: Targets | None = None
+) -> Replay:
     """Test-then-observe of all targets of a part: `feed`, then `ask`. The engine's store must be empty."""
     asked = targets(dataset, role, repeats=repeats)
     feed(engine.store, dataset, asked, in_time=engine.reads_log)
-    return ask(engine, dataset, asked, repeats=repeats)
+    return ask(engine, dataset, asked, repeats=repeats, only=only)
 
 
 def feed(store: StateStore, dataset: Dataset, asked: Targets, *, in_time: bool = False) -> None:
@@ -56,18 +58,21 @@ def feed(store: StateStore, dataset: Dataset, asked: Targets, *, in_time: bool =
         store.submit([_event(dataset, int(place)) for place in places[start : start + _FEED]]).result()
 
 
-def ask(engine: Engine, dataset: Dataset, asked: Targets, *, repeats: bool = False) -> Replay:
+def ask(
+    engine: Engine, dataset: Dataset, asked: Targets, *, repeats: bool = False, only: Targets | None = None
+) -> Replay:
     """Ask for every target, at the time of the target (a server knows when it is asked), then observe it.
 
-    Events come in the order of time. The engine's store has been fed with `feed`.
+    Events come in the order of time. The engine's store has been fed with `feed`. `only`: some of the targets; the
+    others are observed and not asked for.
     """
-    n_items = len(dataset.items)
+    n_items, only = len(dataset.items), asked if only is None else only
     k = min(K, n_items)
-    ranks = np.full(len(asked), n_items, np.int64)
-    top = np.zeros((len(asked), k), np.int32)
-    micros = np.zeros(len(asked))
+    ranks = np.full(len(only), n_items, np.int64)
+    top = np.zeros((len(only), k), np.int32)
+    micros = np.zeros(len(only))
     rows = engine.bundle.catalog.vocabulary.rows
-    wanted = {int(place): i for i, place in enumerate(asked.places)}
+    wanted = {int(place): i for i, place in enumerate(only.places)}
     for place in _in_time(dataset, asked, whole=engine.reads_log):
         event = _event(dataset, place)
         i = wanted.get(place)

@@ -10,13 +10,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from millirec.server.administration import BUNDLES, Administration
 from millirec.server.asgi import WORKER
 from millirec.server.fault import Fault, fault_of, no_route
 from millirec.server.openapi import document
 from millirec.server.pages import docs_page
-from millirec.server.routes import Post, Similar, operations, post_routes
+from millirec.server.routes import Similar, operations, post_routes
 from millirec.server.service import Service
 from millirec.server.wire import Health
 
@@ -40,10 +41,14 @@ class Application:
         await self._rest(scope, receive, send)
 
 
-def _starlette(service: Service, posts: dict[str, Post]) -> Starlette:
+def _starlette(service: Service, posts: dict[str, ASGIApp]) -> Starlette:
     cold = _Cold(service)
+    shown: list[Route] = []
+    if service.settings.bundles is not None:  # a class of its own: Starlette takes bound methods for plain functions
+        shown = [Route(BUNDLES.path, _Shown(Administration(service)), methods=["GET", "POST"])]
     app = Starlette(
         routes=[
+            *shown,
             *(Route(path, post, methods=["POST"]) for path, post in posts.items()),
             Route("/items/{id:path}/similar", Similar(service), methods=["GET"]),
             Route("/health/live", cold.live),
@@ -58,6 +63,16 @@ def _starlette(service: Service, posts: dict[str, Post]) -> Starlette:
     )
     app.router.redirect_slashes = False
     return app
+
+
+class _Shown:
+    """GET /bundles as an ASGI application."""
+
+    def __init__(self, administration: Administration) -> None:
+        self._administration = administration
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._administration.show(scope, receive, send)
 
 
 class _Cold:

@@ -9,6 +9,7 @@ from millirec.server.fault import Disconnected, Fault, not_json, too_large
 _DRAIN = 8  # how many times the limit of a refused body is still read, so that the client gets its 413
 _JSON = (b"content-type", b"application/json")
 _CLOSE = (b"connection", b"close")
+_WHO = (b"www-authenticate", b"Bearer")
 _RETRY = (b"retry-after", b"1")
 WORKER = (b"x-worker", str(os.getpid()).encode())
 
@@ -74,5 +75,7 @@ async def send_fault(send: Send, fault: Fault) -> None:
         headers.append(_CLOSE)
     if fault.retry:
         headers.append(_RETRY)
+    if fault.status == 401:
+        headers.append(_WHO)
     await send({"type": "http.response.start", "status": fault.status, "headers": headers})
     await send({"type": "http.response.body", "body": fault.body})

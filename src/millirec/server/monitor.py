@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
-from millirec.cascade.query import Trace
+from millirec.cascade.query import Ranking, Trace
 from millirec.server.report import METRICS
 
 _REQUEST_SECONDS = (
@@ -78,6 +78,14 @@ class Monitor:
         self.accepted = Counter("millirec_events_accepted", "Events made durable", registry=registry)
         self._shown = Counter("millirec_impressions", "Lists logged as shown", registry=registry)
         self._lost = Counter("millirec_impressions_dropped", "Lists not logged: too many waited", registry=registry)
+        self._staged = Counter(
+            "millirec_deadline_answers", "Answers with a deadline, by the stage they came from", ("stage",),
+            registry=registry,
+        )  # fmt: skip
+        self._left_out = Counter(
+            "millirec_left_out", "Answers without one of several models, and why", ("member", "reason"),
+            registry=registry,
+        )  # fmt: skip
         self._in_flight = Gauge(
             "millirec_in_flight", "Requests being handled", multiprocess_mode="livesum", registry=registry
         )
@@ -99,9 +107,14 @@ class Monitor:
         """Note one list that was logged as shown, or found no room."""
         (self._shown if kept else self._lost).inc()
 
-    def trace(self, trace: Trace) -> None:
-        """Note what the stages of one ranking took."""
-        self._traces.append(trace)
+    def ranking(self, ranking: Ranking) -> None:
+        """Note what the stages of one ranking took, and what there was no time for."""
+        self._traces.append(ranking.trace)
+        if ranking.stage is not None:
+            self._staged.labels(ranking.stage).inc()
+        if ranking.left_out:
+            for member, reason in ranking.left_out.items():
+                self._left_out.labels(member, reason).inc()
 
     def batch(self, size: int) -> None:
         """Note how many questions shared one encoder call."""
@@ -111,6 +124,11 @@ class Monitor:
         """This worker answers, with this model."""
         self._ready.set(1)
         self._model.labels(model, version).set(1)
+
+    def swapped(self, old: tuple[str, str], new: tuple[str, str]) -> None:
+        """Another model answers."""
+        self._model.labels(*old).set(0)
+        self._model.labels(*new).set(1)
 
     def stopped(self) -> None:
         """This worker answers no longer."""

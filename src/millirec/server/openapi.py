@@ -5,13 +5,15 @@ from typing import Any
 import msgspec
 
 from millirec import __version__
-from millirec.server.routes import Operation
+from millirec.server.operation import Operation
 from millirec.server.wire import MAX_K, ErrorResponse
 
 _REF = "#/components/schemas/{name}"
 _REASONS = {
     400: "The body is not JSON",
+    401: "The token is missing or wrong",
     404: "Not found",
+    409: "Not now: another change is under way, or nothing served before",
     413: "The body is too large",
     415: "The body is not declared as JSON",
     422: "A field is missing, unknown, or of the wrong type or range",
@@ -40,11 +42,11 @@ def document(operations: tuple[Operation, ...]) -> dict[str, Any]:
 
 
 def _operation(operation: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
-    kind = "text/plain" if operation.response is str else "application/json"
+    kind = operation.kind or ("text/plain" if operation.response is str else "application/json")
     schema = {"type": "string"} if operation.response is str else schemas[operation.response]
     out: dict[str, Any] = {
         "summary": operation.summary,
-        "operationId": operation.path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
+        "operationId": operation.name or operation.path.strip("/").replace("/", "_").replace("{", "").replace("}", ""),
         "responses": {"200": {"description": "OK", "content": {kind: {"schema": schema}}}},
     }
     for status in operation.errors:

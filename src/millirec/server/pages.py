@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from millirec.server.routes import Operation
+from millirec.server.operation import Operation
 
 _CSS = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:52rem;margin:2rem auto;padding:0 1rem;color:#1d2330;background:#fff}
@@ -40,7 +40,7 @@ def _operation(operation: Operation, spec: dict[str, Any]) -> str:
     if operation.request is not None:
         fields = _fields("takes", entry["requestBody"]["content"]["application/json"]["schema"], spec)
     if operation.response is not str:
-        answer = entry["responses"]["200"]["content"]["application/json"]["schema"]
+        (answer,) = [content["schema"] for content in entry["responses"]["200"]["content"].values()]
         fields += _fields("answers", answer, spec)
     statuses = ", ".join(f"{code} ({escape(said['description'])})" for code, said in entry["responses"].items())
     return f'{head}{text}{fields}<p class="q">{statuses}</p>'

@@ -3,17 +3,31 @@
 import logging
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from types import FrameType
+from typing import Protocol
 
 import uvicorn
 
 from millirec.server.app import Application
+from millirec.server.report import Order, Report
 from millirec.server.service import Service
 from millirec.server.settings import ServerSettings
 
 _KEEP_ALIVE_SECONDS = 75
+_SWITCH_SECONDS = 0.001  # not 5 ms: an answer may wait so long for a thread that opens a bundle or runs late
 OnReady = Callable[[str, str], None]
+
+
+class Link(Protocol):
+    """The way to a supervisor and back."""
+
+    def send(self, what: Report) -> None:
+        """Report to the supervisor."""
+
+    def open(self, stop: Callable[[], None], hear: Callable[[Order], None]) -> None:
+        """Called in the running loop: `hear` takes orders, `stop` stops the server."""
 
 
 class _Server(uvicorn.Server):
@@ -34,22 +48,25 @@ def serve(
     settings: ServerSettings,
     listener: socket.socket,
     on_ready: OnReady,
-    on_start: Callable[[Callable[[], None]], None] | None = None,
+    link: Link | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, in this process; in-flight requests end and pending events are committed.
 
-    `on_ready(model, version)` is called once questions are answered; `on_start(stop)`, in the running loop, hands
-    out a function that stops the server. Raises what kept the bundle from opening.
+    `on_ready(model, version)` is called once questions are answered; `link` leads to the supervisor of several workers.
+    Raises what kept the bundle from opening.
     """
     _log_to_stderr()
+    sys.setswitchinterval(_SWITCH_SECONDS)
     failures: list[BaseException] = []
 
     def failed(error: BaseException) -> None:
         failures.append(error)
         server.stop()
 
-    service = Service(settings, on_ready, failed)
-    server = _Server(_uvicorn_config(settings, service, on_start, lambda: server.stop()))
+    service = Service(settings, on_ready, failed, None if link is None else link.send)
+    if link is not None:
+        service.on_start = lambda: link.open(lambda: server.stop(), service.bundles.hear)
+    server = _Server(_uvicorn_config(settings, service))
     server.service = service
     # uvicorn raises the signal again after its orderly stop: these handlers make that harmless, so the exit code is 0.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -59,14 +76,7 @@ def serve(
         raise failures[0]
 
 
-def _uvicorn_config(
-    settings: ServerSettings,
-    service: Service,
-    on_start: Callable[[Callable[[], None]], None] | None,
-    stop: Callable[[], None],
-) -> uvicorn.Config:
-    if on_start is not None:
-        service.on_start = lambda: on_start(stop)
+def _uvicorn_config(settings: ServerSettings, service: Service) -> uvicorn.Config:
     return uvicorn.Config(
         Application(service),
         loop="uvloop",

@@ -2,36 +2,25 @@
 
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from millirec.server import wire
+from millirec.server.administration import BUNDLES, ROLLBACK, SWAP, Administration
 from millirec.server.asgi import read_json_body, send_fault, send_json
 from millirec.server.fault import Disconnected, Fault, bad_k, fault_of
+from millirec.server.operation import POST_ERRORS as _POST
+from millirec.server.operation import Operation
 from millirec.server.service import Service
+from millirec.server.stream import STREAM, Stream
 
 _encode = msgspec.json.Encoder().encode
 _NOOP = _encode(wire.NoopResponse())
 _GONE = 499  # nginx's word for a client that went away; only metrics show it
 
 
-@dataclass(frozen=True)
-class Operation:
-    """One address: what it takes, what it gives, and an example of a request."""
-
-    method: str
-    path: str
-    summary: str
-    response: Any
-    request: Any = None
-    example: str = ""
-    errors: tuple[int, ...] = ()
-
-
-_POST = (400, 413, 415, 422, 429, 503)
 _EVENT = '{"event": "interaction", "user": "u1", "item": "318", "type": "rating", "value": 4.5}'
 OPERATIONS = (
     Operation(
@@ -42,6 +31,7 @@ OPERATIONS = (
         "POST", "/recommend", "Recommend items to a user, to a session, or for a history given in the call.",
         wire.RankedResponse, wire.RecommendRequest, '{"user": "u1", "k": 5, "trace": true}', _POST,
     ),
+    STREAM,
     Operation(
         "POST", "/rank", "Rank the caller's own candidates.",
         wire.RankedResponse, wire.RankRequest, '{"user": "u1", "candidates": ["318", "260", "1"]}', _POST,
@@ -149,13 +139,15 @@ class Answers:
 
     async def recommend(self, request: wire.RecommendRequest, started: float) -> bytes:
         """One question among those of this loop turn."""
-        ranking = await self._service.turn.ask(wire.query_of(request, self._service.request_id(), started))
+        arrived = self._service.turn.arrival(started)
+        ranking = await self._service.turn.ask(wire.query_of(request, self._service.request_id(), arrived))
         self._service.shown(request, ranking)
         return self._service.ranked(ranking, started, explain=request.explain, trace=request.trace)
 
     async def rank(self, request: wire.RankRequest, started: float) -> bytes:
         """The caller's candidates; the model's own retrieval is left out."""
-        ranking = await self._service.turn.ask(wire.rank_query_of(request, self._service.request_id(), started))
+        arrived = self._service.turn.arrival(started)
+        ranking = await self._service.turn.ask(wire.rank_query_of(request, self._service.request_id(), arrived))
         self._service.shown(request, ranking, request.k)
         return self._service.ranked(ranking, started, request.k, explain=request.explain, trace=request.trace)
 
@@ -164,7 +156,7 @@ class Answers:
         return _NOOP
 
 
-def post_routes(service: Service) -> dict[str, Post]:
+def post_routes(service: Service) -> dict[str, ASGIApp]:
     """Address -> application, for every POST."""
     answers = Answers(service)
     handlers: dict[str, Handler] = {
@@ -173,9 +165,19 @@ def post_routes(service: Service) -> dict[str, Post]:
         "/rank": answers.rank,
         "/noop": answers.noop,
     }
-    return {op.path: Post(op, service, handlers[op.path]) for op in operations(service) if op.method == "POST"}
+    out: dict[str, ASGIApp] = {
+        op.path: Post(op, service, handlers[op.path])
+        for op in operations(service)
+        if op.method == "POST" and op.path in handlers
+    }
+    out[STREAM.path] = Stream(service)
+    if service.settings.bundles is not None:
+        administration = Administration(service)
+        out |= {SWAP.path: administration.swap, ROLLBACK.path: administration.rollback}
+    return out
 
 
 def operations(service: Service) -> tuple[Operation, ...]:
     """The addresses that this server has."""
-    return (*OPERATIONS, NOOP) if service.settings.yardstick else OPERATIONS
+    administrative = (BUNDLES, SWAP, ROLLBACK) if service.settings.bundles is not None else ()
+    return (*OPERATIONS, *administrative, *((NOOP,) if service.settings.yardstick else ()))

@@ -12,18 +12,21 @@ import msgspec
 
 from millirec import bundle as bundles
 from millirec.cascade.query import Query, Ranking
-from millirec.data.errors import MillirecError
+from millirec.data.errors import ArtifactError, MillirecError
 from millirec.data.event import Record
 from millirec.data.history import HistoryLimits
 from millirec.engine.engine import Engine
 from millirec.engine.impressions import Impression, ImpressionLog
+from millirec.engine.loaded import Loaded
 from millirec.engine.state import StateStore, StoreSettings
+from millirec.server.bundles import Bundles
+from millirec.server.deployment import Deployment
 from millirec.server.fault import not_ready, stopping, too_many
 from millirec.server.monitor import Monitor
-from millirec.server.report import PARENT
+from millirec.server.report import PARENT, Report
 from millirec.server.settings import ServerSettings
 from millirec.server.turn import Turn
-from millirec.server.wire import RankedResponse, RankRequest, RecommendRequest, milliseconds, scored
+from millirec.server.wire import RankedResponse, RankRequest, RecommendRequest, StageEvent, milliseconds, scored
 
 _SWEEP_SECONDS = 3600
 _encode = msgspec.json.Encoder().encode
@@ -32,7 +35,8 @@ _encode = msgspec.json.Encoder().encode
 class Service:
     """Opened in the background, so that /health/live answers from the first moment.
 
-    `on_ready(model, version)` is called once the engine is open and warm, `on_failure(error)` when it cannot be.
+    `on_ready(model, version)` is called once the engine is open and warm, `on_failure(error)` when it cannot be. `send`
+    reports to a supervisor, None when there is none.
     """
 
     def __init__(
@@ -40,12 +44,14 @@ class Service:
         settings: ServerSettings,
         on_ready: Callable[[str, str], None],
         on_failure: Callable[[BaseException], None],
+        send: Callable[[Report], None] | None = None,
     ) -> None:
         self.settings, self.monitor = settings, Monitor()
         self.in_flight, self.is_stopping = 0, False
         self.model = self.version = ""
         self._on_ready, self._on_failure = on_ready, on_failure
         self.on_start: Callable[[], None] = lambda: None
+        self.bundles = Bundles(settings.deployments(), self._prepare, self._serve, send)
         self._engine: Engine | None = None
         self._impressions: ImpressionLog | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -106,8 +112,31 @@ class Service:
         self.turn = Turn(asyncio.get_running_loop(), self._answer, self.settings.max_batch, self.monitor.batch)
         self.model, self.version = engine.bundle.name, engine.bundle.version
         self._engine = engine
+        known = self.bundles.state
+        self.bundles.state = known.opened(self.model, self.version, known.serves.since or int(time.time() * 1000))
         self.monitor.ready(self.model, self.version)
         self._on_ready(self.model, self.version)
+
+    def _prepare(self, to: Deployment) -> Loaded:
+        """The next bundle, open and warm, while the old one answers."""
+        engine = self.engine
+        bundle = bundles.open_bundle(Path(to.bundle))
+        if to.version and bundle.version != to.version:
+            raise ArtifactError(
+                f"{to.bundle}: holds version {bundle.version} now, what served was {to.version}",
+                "name the folder in POST /bundles to serve what it holds",
+            )
+        loaded = engine.prepare(bundle, to.cascade)
+        warm_up(engine, self.settings.max_batch, loaded)
+        _settle_memory()
+        return loaded
+
+    def _serve(self, loaded: Loaded) -> None:
+        """Every answer from now on is the new bundle's."""
+        self.engine.serve(loaded)
+        old = self.model, self.version
+        self.model, self.version = loaded.bundle.name, loaded.bundle.version
+        self.monitor.swapped(old, (self.model, self.version))
 
     async def _tick(self) -> None:
         while True:
@@ -155,7 +184,7 @@ class Service:
         impression = Impression.of(
             ranking,
             k,
-            (self.model, self.version),
+            (ranking.model, ranking.version),
             time=milliseconds(request.timestamp, int(time.time() * 1000)),
             user=request.user,
             session=request.session,
@@ -171,39 +200,54 @@ class Service:
         *,
         explain: bool = False,
         trace: bool = False,
+        final: bool | None = None,
     ) -> bytes:
-        """The JSON of a ranking; its trace goes to the monitor."""
-        self.monitor.trace(ranking.trace)
+        """The JSON of a ranking; its trace goes to the monitor. `final`: of a stream, whether it is the last."""
+        if final is not False:
+            self.monitor.ranking(ranking)
         items = scored(ranking, k, explain)
         took = round((time.perf_counter() - started) * 1e3, 3)
         stages = ranking.trace if trace else None
-        return _encode(RankedResponse(took, self.model, self.version, items, stages, ranking.request_id, ranking.stage))
+        told = (
+            *(took, ranking.model, ranking.version, items, stages, ranking.request_id, ranking.stage),
+            *(ranking.members, ranking.left_out),
+        )
+        return _encode(RankedResponse(*told) if final is None else StageEvent(*told, final=final))
 
 
 def open_engine(settings: ServerSettings) -> Engine:
     """The engine over a bundle and a data folder, warm: every batch size was asked for once."""
-    bundle = bundles.open_bundle(Path(settings.bundle))
+    serves = settings.deployments().serves
+    bundle = bundles.open_bundle(Path(serves.bundle))
     limits = HistoryLimits().covering(bundle.max_length)
     store = StateStore(Path(settings.data), StoreSettings(limits=limits, expire_after_days=settings.expire_after_days))
     try:
-        engine = Engine(bundle, store, settings.engine, settings.cascade)
+        engine = Engine(bundle, store, settings.engine, serves.cascade)
         warm_up(engine, settings.max_batch)
     except BaseException:
         store.close()
         raise
-    # What is there now stays: the collector need not walk through it again and again.
-    gc.collect()
-    gc.freeze()
+    _settle_memory()
     gc.set_threshold(20_000, 50, 100)
     return engine
 
 
-def warm_up(engine: Engine, largest: int) -> None:
-    """Ask with histories of one item and of full length, in batches of 1, 2, 4 ... `largest`."""
-    ids = engine.bundle.catalog.vocabulary.ids
-    length = min(engine.bundle.max_length, len(ids))
+def _settle_memory() -> None:
+    """What is there now stays: the collector need not walk through it again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+def warm_up(engine: Engine, largest: int, loaded: Loaded | None = None) -> None:
+    """Ask with histories of one item and of full length, in batches of 1, 2, 4 ... `largest`.
+
+    `loaded`: what was prepared and does not serve yet.
+    """
+    bundle = engine.bundle if loaded is None else loaded.bundle
+    ids = bundle.catalog.vocabulary.ids
+    length = min(bundle.max_length, len(ids))
     size = 1
     while size <= largest:
-        engine.recommend_many([Query(items=ids[:1])] * size)
-        engine.recommend_many([Query(items=ids[:length])] * size)
+        engine.recommend_many([Query(items=ids[:1])] * size, loaded)
+        engine.recommend_many([Query(items=ids[:length])] * size, loaded)
         size *= 2

@@ -6,6 +6,7 @@ from millirec.cascade.cascade import CascadeConfig
 from millirec.data.errors import ConfigError
 from millirec.engine.impressions import ImpressionSettings
 from millirec.engine.settings import EngineSettings
+from millirec.server.deployment import Deployment, Deployments
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -17,6 +18,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `expire_after_days`: users and sessions untouched for so long are forgotten (their events stay in the log).
     `engine`: how each worker's engine runs. `cascade`: used instead of the bundle's own. `impressions`:
     what is shown is logged in `impressions` below `data`; None = it is not.
+
+    `bundles`: the folder whose bundles may be swapped in over HTTP; None = there are no such calls. `admin_token`: what
+    these calls must bring; None = nothing. `deployed`: what serves instead of `bundle` since such a call.
     """
 
     bundle: str
@@ -33,7 +37,11 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     expire_after_days: float | None = None
     engine: EngineSettings = EngineSettings()
     cascade: CascadeConfig | None = None
+    cascade_file: str | None = None
     impressions: ImpressionSettings | None = None
+    bundles: str | None = None
+    admin_token: str | None = None
+    deployed: Deployments | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:
@@ -41,3 +49,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         for name in ("workers", "body_bytes", "max_in_flight", "max_batch", "grace_seconds"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"$.{name} = {getattr(self, name)}", "choose at least 1")
+
+    def deployments(self) -> Deployments:
+        """What serves, and what did before."""
+        given = Deployment(bundle=self.bundle, cascade=self.cascade, cascade_file=self.cascade_file)
+        return self.deployed or Deployments(serves=given)

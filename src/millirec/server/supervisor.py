@@ -5,6 +5,7 @@ spreads connections over them. The supervisor holds the address too, without lis
 a worker is being restarted.
 """
 
+import contextlib
 import logging
 import os
 import selectors
@@ -22,7 +23,22 @@ import msgspec
 from prometheus_client.multiprocess import mark_process_dead
 
 from millirec.data.errors import MillirecError
-from millirec.server.report import METRICS, PARENT, REPORT, SETTINGS, Failed, Report
+from millirec.server.bundles import BUSY, NOTHING, STARTING
+from millirec.server.deployment import Deployments
+from millirec.server.report import (
+    METRICS,
+    PARENT,
+    REPORT,
+    SETTINGS,
+    Failed,
+    Order,
+    Ready,
+    Refused,
+    Report,
+    Settled,
+    Wanted,
+)
+from millirec.server.rollout import Rollout
 from millirec.server.settings import ServerSettings
 
 log = logging.getLogger("millirec.server")
@@ -56,6 +72,7 @@ class Supervisor:
         self._due: list[float] = [0.0] * settings.workers
         self._failure: MillirecError | None = None
         self._stopping, self._announced, self._early_deaths = False, False, 0
+        self._rollout: Rollout[Worker] | None = None
         self._metrics = tempfile.mkdtemp(prefix="millirec-metrics-")
 
     def run(self) -> int:
@@ -83,7 +100,11 @@ class Supervisor:
         self._stopping = True
 
     def _start_due(self) -> None:
+        """Start what is to be started, but nothing while the workers change bundles: it would open the old one."""
         now = time.monotonic()
+        if self._rollout is not None:
+            self._hurry(self._rollout, now)
+            return
         for at in [at for at in self._due if at <= now]:
             self._due.remove(at)
             self._start()
@@ -115,19 +136,67 @@ class Supervisor:
             worker.said += chunk
             if not chunk:
                 self._buried(worker)
-            elif worker.said.endswith(b"\n"):
-                self._heard(worker, msgspec.json.decode(worker.said, type=Report))
-                worker.said.clear()
+            else:
+                *lines, rest = bytes(worker.said).split(b"\n")
+                worker.said[:] = rest
+                for line in lines:
+                    self._heard(worker, msgspec.json.decode(line, type=Report))
 
     def _heard(self, worker: Worker, report: Report) -> None:
         if isinstance(report, Failed):
             self._failure = self._failure or MillirecError(report.problem, report.mend)
             self._stopping = True
             return
+        if isinstance(report, Wanted):
+            self._change(worker, report)
+        elif isinstance(report, Ready):
+            self._welcome(worker, report)
+        elif self._rollout is not None:
+            self._rollout.heard(worker, report)
+
+    def _welcome(self, worker: Worker, report: Ready) -> None:
         worker.ready, self._early_deaths = True, 0
+        state = self._settings.deployments()
+        if not state.serves.version:
+            self._serves(state.opened(report.model, report.version, int(time.time() * 1000)))
         if not self._announced and sum(other.ready for other in self._workers) == self._settings.workers:
             self._announced = True
             self._on_ready(report.model, report.version)
+
+    def _serves(self, state: Deployments) -> None:
+        """Workers that are started from now on open this."""
+        self._settings = msgspec.structs.replace(self._settings, deployed=state)
+
+    def _change(self, asker: Worker, wanted: Wanted) -> None:
+        """Begin a change of what serves, unless one is under way, or not all workers are there to take part."""
+        state = self._settings.deployments()
+
+        def settle(refused: Refused | None) -> None:
+            self._rollout = None
+            _order(asker, Settled(wanted.number, refused))
+
+        def done(new: Deployments) -> None:
+            self._serves(new)
+            settle(None)
+
+        ready = sum(worker.ready for worker in self._workers)
+        if self._rollout is not None or ready < self._settings.workers:
+            _order(asker, Settled(wanted.number, BUSY if self._rollout is not None else STARTING))
+        elif wanted.to is None and not state.before:
+            settle(NOTHING)
+        else:
+            to = state.rolled_back() if wanted.to is None else state.swapped(wanted.to)
+            self._rollout = Rollout(self._workers, to, _order, done, settle)
+
+    def _hurry(self, rollout: Rollout[Worker], now: float) -> None:
+        """Give up a change that takes too long; who does not make the last step is replaced."""
+        if now < rollout.due:
+            return
+        if not rollout.is_committed:
+            rollout.abandon(Refused("a worker did not open the bundle in time", "see the server's log"))
+            return
+        for worker in rollout.late:
+            worker.process.kill()
 
     def _buried(self, worker: Worker) -> None:
         self._selector.unregister(worker.report)
@@ -137,6 +206,8 @@ class Supervisor:
         if worker.process.stdin:
             worker.process.stdin.close()
         mark_process_dead(worker.process.pid, self._metrics)  # type: ignore[no-untyped-call]
+        if self._rollout is not None:
+            self._rollout.gone(worker)
         if self._stopping:
             return
         log.error("worker %d ended with code %d; starting another", worker.process.pid, code)
@@ -158,3 +229,11 @@ class Supervisor:
         while self._workers and time.monotonic() < deadline:
             self._listen(_TICK)
         return 0 if all(worker.process.poll() == 0 for worker in ended) else 1
+
+
+def _order(worker: Worker, order: Order) -> None:
+    """Tell a worker what to do; one that is gone will be found gone."""
+    assert worker.process.stdin is not None  # noqa: S101
+    with contextlib.suppress(OSError):
+        worker.process.stdin.write(msgspec.json.encode(order) + b"\n")
+        worker.process.stdin.flush()

@@ -159,7 +159,9 @@ class RankedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer, best first. `took_ms`: time from the request's arrival to this answer, in the server.
 
     `request_id`: that of the call, or one made for it where the cascade draws or impressions are logged. `stage`: with
-    a deadline, what there was time for: "full", "retrieval" (no selectors) or "popular" (no model).
+    a deadline, what there was time for: "full", "rank" (no selectors), "retrieval" (no ranker either) or "popular" (no
+    model). `members`: of a bundle with several models, those whose scores these are; `left_out`: name -> "late" or
+    "failed" of the others.
     """
 
     took_ms: float
@@ -169,6 +171,53 @@ class RankedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     stages: tuple[Stage, ...] | None = None
     request_id: str | None = None
     stage: str | None = None
+    members: tuple[str, ...] | None = None
+    left_out: dict[str, str] | None = None
+
+
+class SwapRequest(_Wire, frozen=True, kw_only=True):
+    """What is to serve; what is left out stays as it is.
+
+    `path`: a bundle's folder, below that of `serve --bundles`. `cascade`: a TOML file below it, to be used in the place
+    of the bundle's own cascade; null = the bundle's own.
+    """
+
+    path: Id | msgspec.UnsetType = msgspec.UNSET
+    cascade: Id | msgspec.UnsetType | None = msgspec.UNSET
+
+    def __post_init__(self) -> None:
+        if self.path is msgspec.UNSET and self.cascade is msgspec.UNSET:
+            raise ValueError("name a `path`, a `cascade`, or both")
+
+
+class RollbackRequest(_Wire, frozen=True):
+    """Nothing needs to be said."""
+
+
+class Deployed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A bundle that serves or did. `since`: milliseconds since 1970. `cascade`: the file used instead of its own."""
+
+    path: str
+    model: str
+    model_version: str
+    since: int
+    cascade: str | None = None
+
+
+class BundlesResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """What `serves` in all `workers`, what served `before` (the latest first), and the bundles that are `there`."""
+
+    took_ms: float
+    workers: int
+    serves: Deployed
+    before: list[Deployed]
+    there: list[str]
+
+
+class StageEvent(RankedResponse, frozen=True, omit_defaults=True, kw_only=True):
+    """One event of /recommend/stream: the list of a `stage`. `final`: there will be no better one."""
+
+    final: bool
 
 
 class FeedbackResponse(msgspec.Struct, frozen=True):

@@ -1,7 +1,7 @@
 """`python -m millirec.server.worker`: one of several workers. Only the supervisor starts it.
 
-It reads its settings from MILLIREC_SERVER, reports on a pipe with one JSON line, and stops when its standard input
-ends, so that no worker outlives a killed supervisor.
+It reads its settings from MILLIREC_SERVER, reports on a pipe and takes orders on its standard input, JSON lines both
+ways, and stops when that input ends, so that no worker outlives a killed supervisor.
 """
 
 import asyncio
@@ -14,36 +14,51 @@ import msgspec
 from millirec.data.errors import MillirecError
 from millirec.server.address import bind
 from millirec.server.process import serve
-from millirec.server.report import REPORT, SETTINGS, Failed, Ready, Report
+from millirec.server.report import REPORT, SETTINGS, Failed, Order, Ready, Report
 from millirec.server.settings import ServerSettings
+
+
+class Pipes:
+    """The way to the supervisor and back; see `process.Link`."""
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+
+    def send(self, what: Report) -> None:
+        """One report."""
+        os.write(self._pipe, msgspec.json.encode(what) + b"\n")
+
+    def open(self, stop: Callable[[], None], hear: Callable[[Order], None]) -> None:
+        """In the running loop: hear orders, and stop when there will be no more."""
+        loop = asyncio.get_running_loop()
+        decode = msgspec.json.Decoder(Order).decode
+        said = bytearray()
+
+        def read() -> None:
+            chunk = os.read(0, 65_536)
+            if not chunk:
+                loop.remove_reader(0)
+                stop()
+            said.extend(chunk)
+            *lines, rest = bytes(said).split(b"\n")
+            said[:] = rest
+            for line in lines:
+                hear(decode(line))
+
+        loop.add_reader(0, read)
 
 
 def main() -> int:
     """Serve until told to stop. Returns the exit code."""
     settings = msgspec.json.decode(os.environ[SETTINGS], type=ServerSettings)
-    pipe = int(os.environ[REPORT])
-
-    def report(what: Report) -> None:
-        os.write(pipe, msgspec.json.encode(what) + b"\n")
-
+    pipes = Pipes(int(os.environ[REPORT]))
     try:
         listener = bind(settings.host, settings.port, shared=True)
-        serve(settings, listener, lambda *model: report(Ready(*model)), _stop_with_parent)
+        serve(settings, listener, lambda *model: pipes.send(Ready(*model)), pipes)
     except MillirecError as error:
-        report(Failed(error.problem, error.mend))
+        pipes.send(Failed(error.problem, error.mend))
         return 2
     return 0
-
-
-def _stop_with_parent(stop: Callable[[], None]) -> None:
-    loop = asyncio.get_running_loop()
-
-    def ended() -> None:
-        if not os.read(0, 1):
-            loop.remove_reader(0)
-            stop()
-
-    loop.add_reader(0, ended)
 
 
 if __name__ == "__main__":

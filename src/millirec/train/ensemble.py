@@ -14,11 +14,12 @@ from millirec.data.split import targets
 from millirec.models.base import Inputs, SequenceModel, catalog_scores
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import max_length
-from millirec.train.evaluate import questions
+from millirec.train.evaluate import questions, sample_targets
 
 Mixing = Literal["equal", "fitted"]
 
 _ROUNDS, _STILL = 10_000, 1e-7  # of expectation and maximisation, and the step at which they end
+_NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once when shares are fitted, and the fewest targets
 
 
 class Ensemble(nn.Module):
@@ -107,3 +108,41 @@ def likeliest(chances: NDArray[np.float64]) -> NDArray[np.float64]:
             return new
         weights = new
     return weights
+
+
+def fitted_shares(ensemble: Ensemble, dataset: Dataset, *, repeats: bool = False) -> list[float]:
+    """The weights of a sum of the members' logits under which the validation targets are likeliest.
+
+    Such a sum is what a bundle of several models ranks by (`millirec.bundle.pack_ensemble`). Of large catalogues as
+    many targets are read as fit into memory, drawn at random with a fixed seed.
+    """
+    most = max(_FEWEST, _NUMBERS // (len(ensemble.members) * (len(dataset.items) + 1)))
+    asked = sample_targets(dataset, VALIDATION, most, repeats=repeats, seed=0)
+    wanted = torch.from_numpy(dataset.sequences.items[asked.places].astype(np.int64)) - 1
+    device = ensemble.weights.device
+    found, order = [], []
+    with torch.inference_mode():
+        for which, inputs in questions(dataset, asked, ensemble.max_length, device):
+            found.append(ensemble.log_chances(inputs)[:, :, 1:].cpu())
+            order.append(torch.from_numpy(which))
+    return likeliest_sum(torch.cat(found, 1).clone(), wanted[torch.cat(order)])
+
+
+def likeliest_sum(logs: Tensor, wanted: Tensor) -> list[float]:
+    """Weights (K,), at least 0.001, for the sum of `logs` (K, t, n) that make `wanted` int64 (t,) likeliest.
+
+    A multinomial logit (McFadden, 1974): concave in the weights, so there is one best answer. By L-BFGS on their
+    logarithms.
+    """
+    exponents = torch.zeros(len(logs), requires_grad=True)
+    search = torch.optim.LBFGS([exponents], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        scores = torch.tensordot(exponents.exp(), logs, 1)
+        value = torch.nn.functional.cross_entropy(scores, wanted)
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(loss)  # type: ignore[no-untyped-call]
+    return [max(round(float(weight), 4), 0.001) for weight in exponents.detach().exp()]

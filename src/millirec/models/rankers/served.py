@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from millirec.data.errors import ConfigError
 from millirec.data.features import Schema, Sides
 from millirec.data.features.live import Columns
 from millirec.models.base import RankInputs
@@ -22,8 +23,10 @@ from millirec.models.graph import Graph
 from millirec.models.layers.linear import MIDDLE, Int8Linear
 from millirec.models.rankers.dnn import DNN
 from millirec.models.rankers.fields import FieldVectors, mean_of
+from millirec.models.rankers.forest import with_trees
+from millirec.models.rankers.trees import Trees
 
-OUTPUT, PART = "logits", "item_part"
+OUTPUT, PART, ASKED = "logits", "item_part", "asked"
 ITEM = ("item_ids", "item_numbers", "item_lists")
 USER = ("user_ids", "user_numbers", "user_lists", "sequences")
 ROW = ("row_ids", "row_numbers")
@@ -41,18 +44,29 @@ def export_ranker(network: nn.Module, sides: Sides, *, int8: bool = False) -> Se
     """The graphs of a ranker in evaluation mode; inputs are those of `ITEM`, `USER` and `ROW` that have columns.
 
     User columns have one row, the others any number. `int8`: hidden layers compute in integers, inputs scaled as they
-    come. Raises ArtifactError when the network cannot be written so.
+    come. Raises ConfigError when no feature depends on the item, ArtifactError when the network cannot be written so.
     """
     schema = network.schema
+    if not (any(sides.item) or any(sides.row)):
+        raise ConfigError(
+            "$.features: all are the user's or the moment's, so all candidates would score alike",
+            "train the ranker with features of items",
+        )
     example = _example(schema, sides, 3)  # type: ignore[arg-type]
     if isinstance(network, DNN):
         first = _First(network.vectors, network.hidden[0], sides)  # type: ignore[arg-type]
-        with torch.inference_mode():
-            part = _ItemPart(first)({name: example[name] for name in ITEM})
-        rows = _SplitRows(network, first)
-        items = _graph(_ItemPart(first), "items", {name: example[name] for name in ITEM}, PART)
-        example = {name: value for name, value in example.items() if name not in ITEM} | {PART: part.clone()}
+        own = {name: example.pop(name) for name in ITEM}
+        rows, items = _SplitRows(network, first), None
+        if any(sides.item):
+            items = _graph(_ItemPart(first), "items", own, PART)
+            with torch.inference_mode():
+                example[PART] = _ItemPart(first)(own).clone()
         return Served(_rows_graph(rows, example, int8=int8), items)
+    if isinstance(network, Trees):
+        if int8:
+            raise ConfigError("trees have no layers to compute in int8", "pack them with weights fp32")
+        reader = _graph(_WholeRows(_Asked(network), sides), "rows", example, ASKED)
+        return Served(with_trees(reader, network, ASKED, OUTPUT), None)
     whole = _WholeRows(network, sides)
     return Served(_rows_graph(whole, example, int8=int8), None)
 
@@ -241,6 +255,17 @@ class _WholeRows(nn.Module):
         return torch.cat(there, dim=1).index_select(1, order) if there else None
 
 
+class _Asked(nn.Module):
+    """What trees ask of each row, in the place of what they answer."""
+
+    def __init__(self, trees: Trees) -> None:
+        super().__init__()
+        self.trees, self.schema = trees, trees.schema
+
+    def forward(self, inputs: RankInputs) -> Tensor:
+        return self.trees.read(inputs)
+
+
 def _order(columns: Sequence[Sequence[int]]) -> Tensor:
     """Where each column of the schema stands among those of the sides, side by side."""
     placed = [place for side in columns for place in side]
@@ -297,11 +322,7 @@ class _ItemPart(nn.Module):
         self.first = first
 
     def forward(self, given: dict[str, Tensor]) -> Tensor:
-        parts = self.first.part("item", given)
-        if not parts:  # no feature is the item's alone
-            n = next(iter(given.values())).shape[0]
-            return torch.zeros(n, len(self.first.bias))
-        return torch.stack(parts).sum(0) if len(parts) > 1 else parts[0]
+        return torch.stack(self.first.part("item", given)).sum(0)
 
 
 class _SplitRows(nn.Module):
@@ -313,7 +334,7 @@ class _SplitRows(nn.Module):
         user: Tensor = self.first.bias
         for part in self.first.part("user", given):
             user = user + part
-        x = given[PART] + user
+        x = given[PART] + user if PART in given else user
         for part in self.first.part("row", given):
             x = x + part
         logits: Tensor = self.output(self.hidden(x)).squeeze(1)

@@ -91,7 +91,7 @@ class Trees(nn.Module):
             at += width
         parts.append(inputs.numbers)
         for i, of in enumerate(self._of):
-            items = inputs.sequences[:, i]
+            items = inputs.sequences[:, i].expand(len(inputs.ids), -1)
             here = (items == inputs.ids[:, of, None]) & (items > 0)
             parts.append(torch.stack([(items > 0).sum(1), here.sum(1)], dim=1).float())
         return torch.cat(parts, dim=1)
