@@ -111,10 +111,11 @@ def sequence_run(folder: Path) -> Path:
     head = RUN.split("[label]")[0].replace("NAME", "sequences").replace("FOLDER", str(folder))
     model = '[split]\nkind = "leave-last-out"\n[model]\nkind = "sasrec"\nembedding_dim = 8\nmax_length = 10\n'
     path = folder / "sequences.toml"
-    path.write_text(f'out = "{folder}/runs"\n{head}{model}[train]\nepochs = 1\n[machine]\nthreads = 1\n')
+    path.write_text(f'out = "{folder}/runs"\n{head}{model}[train]\nepochs = 1\nrepeats = true\n[machine]\nthreads = 1\n')
     return path
 
 
+@pytest.mark.timeout(600)
 def test_a_ranker_is_packed_beside_a_model_and_serves(folder: Path) -> None:
     millirec("train", "-c", sequence_run(folder))
     model, ranker = folder / "runs/sequences/checkpoint", folder / "runs/clicks/checkpoint"
