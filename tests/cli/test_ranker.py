@@ -111,9 +111,8 @@ def sequence_run(folder: Path) -> Path:
     head = RUN.split("[label]")[0].replace("NAME", "sequences").replace("FOLDER", str(folder))
     model = '[split]\nkind = "leave-last-out"\n[model]\nkind = "sasrec"\nembedding_dim = 8\nmax_length = 10\n'
     path = folder / "sequences.toml"
-    path.write_text(
-        f'out = "{folder}/runs"\n{head}{model}[train]\nepochs = 1\nrepeats = true\n[machine]\nthreads = 1\n'
-    )
+    rest = "[train]\nepochs = 1\nrepeats = true\n[machine]\nthreads = 1\n"
+    path.write_text(f'out = "{folder}/runs"\n{head}{model}{rest}')
     return path
 
 
