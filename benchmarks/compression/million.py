@@ -1,6 +1,6 @@
 """A million items: a float teacher of width 128, and students whose item table is product codes that are the index.
 
-    python benchmarks/compression/million.py [--threads 1]     an hour on one core; writes compression-million.json
+    python benchmarks/compression/million.py [--threads 1]     45 minutes of one core; writes compression-million.json
 
 The simulator makes a log over a million items. SASRec of width 128 learns from it; recipes make students of it with 16
 codes of 4 bits an item. All rank the whole catalogue for the same held-out events (the last of each user, some users

@@ -56,7 +56,8 @@ def run(settings: Settings, *, resume: bool) -> None:
     machine = {"seed": settings.seed, "threads": settings.threads}
     text = dumps(convert(sections | places | {"machine": machine}, RankerRun, settings.label))
     metrics, cost = train(settings.label, text, resume=resume)
-    history = json.loads((RUNS / settings.label / "progress" / "progress.json").read_text())["history"]
+    progress = RUNS / settings.label / "progress" / "progress.json"  # trees have none
+    history = json.loads(progress.read_text())["history"] if progress.exists() else []
     result = msgspec.to_builtins(settings) | {"config": sections, **metrics, "history": history, **cost}
     result["machine"] = describe()
     RESULTS.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,11 @@ def train(label: str, text: str, *, resume: bool) -> tuple[dict[str, Any], dict[
 
 def data_of(protocol: str) -> dict[str, Any]:
     """MovieLens-1M; a split by time leaves out the users whose times are not known."""
-    folder = Path(os.environ.get("MILLIREC_DATA", ROOT / ".." / "shared" / "data")).resolve() / "ml-1m"
+    folder = shared("ml-1m")
     data = {"kind": "movielens", "path": str(folder)}
     return data | {"inexact": str(folder / "inexact_rows.csv.gz")} if protocol == "global-time" else data
+
+
+def shared(name: str) -> Path:
+    """A folder of the shared data, wherever that is."""
+    return Path(os.environ.get("MILLIREC_DATA", ROOT / ".." / "shared" / "data")).resolve() / name

@@ -1,4 +1,4 @@
-"""Several outcomes of the same ratings, learned together and alone: MovieLens-1M under global time.
+"""Several outcomes of the same ratings, learned together and alone: MovieLens-100k under global time.
 
     python -m benchmarks.ranking.tasks            every ranker of several/
     python -m benchmarks.ranking.tasks --table    only print the table again
@@ -13,11 +13,12 @@ import tomllib
 from typing import Any
 
 from benchmarks.machine import describe
-from benchmarks.ranking.runs import HERE, LABEL, PROTOCOLS, ROOT, RUNS, data_of, fields_of, train
+from benchmarks.ranking.runs import HERE, LABEL, PROTOCOLS, ROOT, RUNS, fields_of, shared, train
 from millirec.config import RankerRun, convert, dumps
 
 RESULTS = ROOT / "benchmarks" / "results" / "ranking-tasks"
-FIELDS, PROTOCOL = "published", "global-time"
+FIELDS, PROTOCOL = "untimed", "global-time"
+DATA = {"kind": "movielens", "path": str(shared("ml-100k"))}
 TASKS = [
     {"kind": "value", "name": "five", "positive_above": 4},
     {"kind": "next", "name": "soon", "within_seconds": 3600},
@@ -44,7 +45,7 @@ def sections_of(name: str) -> dict[str, Any]:
 def run(name: str) -> None:
     """Train, measure, and keep the figures."""
     label, sections = f"several-{name}", sections_of(name)
-    places = {"name": label, "out": str(RUNS), "data": data_of(PROTOCOL), "machine": {"seed": 42, "threads": 1}}
+    places = {"name": label, "out": str(RUNS), "data": DATA, "machine": {"seed": 42, "threads": 1}}
     metrics, cost = train(label, dumps(convert(sections | places, RankerRun, label)), resume=False)
     result = {"ranker": name, "config": sections, **metrics, **cost, "machine": describe()}
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -41,7 +41,7 @@ from millirec.models.rankers.config import RankerConfig
 from millirec.train.candidates import CandidateConfig, candidate_rows, found_for
 from millirec.train.evaluate import sample_targets
 from millirec.train.fit import provenance_of
-from millirec.train.fit_ranker import RankerRows, fit_rows
+from millirec.train.fit_ranker import RankerRows, Training, fit_rows
 from millirec.train.journal import Silent
 from millirec.train.machine import Machine
 from millirec.train.rank_config import RankTrainConfig
@@ -87,7 +87,8 @@ def ranked(
     config: RankerConfig = convert(SPEC["ranker"], RankerConfig, "ranker")
     train: RankTrainConfig = convert(SPEC["train"], RankTrainConfig, "train")
     what = RankerRows(rows, featuriser, LABEL, provenance_of(dataset))
-    ranker = fit_rows(what, config, train, Machine(threads=1), Silent())
+    how = Training(train=train, machine=Machine(threads=1), journal=Silent())
+    ranker = fit_rows(what, config, how)
     cost = {
         "rows": len(rows),
         "hit_rate": float((found.rows == dataset.sequences.items[found.asked.places][:, None]).any(1).mean()),

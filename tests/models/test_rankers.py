@@ -18,7 +18,6 @@ from millirec.models.rankers.din import DIN, DINConfig
 from millirec.models.rankers.dnn import DNNConfig
 from millirec.models.rankers.fields import FieldVectors
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
-from millirec.models.rankers.finalnet import FinalNet, FinalNetConfig
 from millirec.models.rankers.fm import FM, FMConfig
 from millirec.models.rankers.lr import LR, LRConfig
 from millirec.models.rankers.mmoe import MMoE, MMoEConfig, combined
@@ -214,16 +213,3 @@ def test_each_task_mixes_the_experts_by_its_own_gate() -> None:
 def test_mixtures_that_cannot_be_are_refused(settings: dict[str, Any], field: str) -> None:
     with pytest.raises(ConfigError, match=rf"\$\.ranker\.{field}"):
         MMoEConfig(**settings)
-
-
-def test_finalnet_multiplies_what_it_finds_and_adds_its_blocks() -> None:
-    """One layer a block by hand: u + u v, normalised as in evaluation (by a mean of 0 and a variance of 1), above 0."""
-    torch.manual_seed(0)
-    network = FinalNet(FinalNetConfig(embedding_dim=4, hidden=(6,), second=(3,)), SCHEMA).eval()
-    x = network.vectors(inputs()).flatten(1)
-    expected = torch.zeros(2)
-    for block, last in zip(network.blocks, network.outputs, strict=True):
-        u, v = block[0].maps(x).chunk(2, dim=1)
-        expected = expected + last(torch.relu((u + u * v) / math.sqrt(1 + 1e-5))).squeeze(1)
-    torch.testing.assert_close(network(inputs()), expected)
-    assert len(FinalNet(FinalNetConfig(second=()), SCHEMA).blocks) == 1

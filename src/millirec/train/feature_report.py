@@ -13,7 +13,7 @@ from millirec.data.dataset import VALIDATION
 from millirec.data.errors import DataError
 from millirec.data.features import Features, RankingRows, Schema
 from millirec.metrics import ctr
-from millirec.metrics.bootstrap import paired_difference
+from millirec.metrics.bootstrap import Difference, paired_difference
 from millirec.metrics.ctr_summary import losses
 from millirec.metrics.summary import Figure
 from millirec.models.rankers.checkpoint import RankerCheckpoint
@@ -74,41 +74,48 @@ def feature_report(
     part = rows.part(role)
     if not len(part):
         raise DataError("no rows in this part", "measure another part")
-    features, labels, users = rows.features.take(part), rows.labels[part], rows.users[part]
-    schema, plain = checkpoint.featuriser.schema(), checkpoint.chances(features)
-    auc, own = ctr.auc(labels, plain), losses(labels, plain)
-    found = []
-    for field in checkpoint.featuriser.fields:
-        dealt = []
-        for repeat in range(repeats):
-            order = generator(seed, _DEALT, repeat).permutation(len(part))
-            dealt.append(checkpoint.chances(permuted(features, schema, field.name, order)))
-        lost = np.mean([losses(labels, chances) for chances in dealt], axis=0)
-        gap = paired_difference(lost, own, groups=users)
-        drop = auc - float(np.mean([ctr.auc(labels, chances) for chances in dealt]))
-        found.append((field.name, drop, gap))
-    whole = sum(max(gap.mean, 0.0) for _, _, gap in found) or 1.0
+    asked = _Asked(checkpoint, rows, part)
+    orders = [generator(seed, _DEALT, repeat).permutation(len(part)) for repeat in range(repeats)]
+    found = {field.name: asked.without(field.name, orders) for field in checkpoint.featuriser.fields}
+    whole = sum(max(lost.mean, 0.0) for _, lost in found.values()) or 1.0
     gains = gains_of(checkpoint)
     worths = [
         Worth(
             name=name,
-            auc=drop,
-            log_loss=Figure(gap.mean, gap.low, gap.high),
-            p_value=gap.p_value,
-            share=max(gap.mean, 0.0) / whole,
+            auc=auc,
+            log_loss=Figure(lost.mean, lost.low, lost.high),
+            p_value=lost.p_value,
+            share=max(lost.mean, 0.0) / whole,
             gain=gains.get(name),
-            useless=gap.mean <= threshold,
+            useless=lost.mean <= threshold,
         )
-        for name, drop, gap in found
+        for name, (auc, lost) in found.items()
     ]
     return FeatureReport(
         n_rows=len(part),
         repeats=repeats,
         threshold=threshold,
-        auc=auc,
-        log_loss=float(own.mean()),
+        auc=asked.auc,
+        log_loss=float(asked.losses.mean()),
         features=tuple(sorted(worths, key=lambda worth: -worth.log_loss.value)),
     )
+
+
+class _Asked:
+    """The rows of a part, and what the ranker says of them as they are."""
+
+    def __init__(self, checkpoint: RankerCheckpoint, rows: RankingRows, part: NDArray[np.int64]) -> None:
+        self._checkpoint, self._schema = checkpoint, checkpoint.featuriser.schema()
+        self._features, self._labels, self._users = rows.features.take(part), rows.labels[part], rows.users[part]
+        chances = checkpoint.chances(self._features)
+        self.auc, self.losses = ctr.auc(self._labels, chances), losses(self._labels, chances)
+
+    def without(self, name: str, orders: list[NDArray[np.int64]]) -> tuple[float, Difference]:
+        """What is lost of AUC, and of log loss, when a feature is dealt out in these orders: the means over them."""
+        dealt = [self._checkpoint.chances(permuted(self._features, self._schema, name, order)) for order in orders]
+        lost = np.mean([losses(self._labels, chances) for chances in dealt], axis=0)
+        auc = self.auc - float(np.mean([ctr.auc(self._labels, chances) for chances in dealt]))
+        return auc, paired_difference(lost, self.losses, groups=self._users)
 
 
 def permuted(features: Features, schema: Schema, name: str, order: NDArray[np.int64]) -> Features:

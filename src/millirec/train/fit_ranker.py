@@ -37,6 +37,20 @@ class RankerPlan(msgspec.Struct, frozen=True, kw_only=True):
     machine: Machine = Machine()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How a network is trained, who is told, and what a teacher says of the rows. `progress`: the folder of a resumable
+    state, which `resume` takes up; trees have none.
+    """
+
+    train: RankTrainConfig
+    machine: Machine
+    journal: Journal
+    lesson: Lesson | None = None
+    progress: Path | None = None
+    resume: bool = False
+
+
 def fit_ranker(
     dataset: Dataset, plan: RankerPlan, journal: Journal, *, progress: Path | None = None, resume: bool = False
 ) -> tuple[RankerCheckpoint, RankingRows]:
@@ -48,7 +62,8 @@ def fit_ranker(
     rows, featuriser = ranking_rows(dataset, labels_of(dataset, plan.label), plan.features)
     rows = with_tasks(rows, tasks_of(dataset, plan.label))
     what = RankerRows(rows, featuriser, plan.label, provenance_of(dataset))
-    return fit_rows(what, plan.ranker, plan.train, plan.machine, journal, progress=progress, resume=resume), rows
+    how = Training(train=plan.train, machine=plan.machine, journal=journal, progress=progress, resume=resume)
+    return fit_rows(what, plan.ranker, how), rows
 
 
 class RankerRows(NamedTuple):
@@ -60,24 +75,15 @@ class RankerRows(NamedTuple):
     provenance: Provenance
 
 
-def fit_rows(
-    what: RankerRows,
-    ranker: RankerConfig,
-    train: RankTrainConfig,
-    machine: Machine,
-    journal: Journal,
-    *,
-    progress: Path | None = None,
-    resume: bool = False,
-) -> RankerCheckpoint:
+def fit_rows(what: RankerRows, ranker: RankerConfig, how: Training) -> RankerCheckpoint:
     """A ranker of these rows: their roles say which are learned from, and which decide when to stop and calibrate."""
     rows, featuriser = what.rows, what.featuriser
-    machine.prepare()
+    how.machine.prepare()
     network = build_ranker(ranker, featuriser.schema())
-    found = learned(network, rows, train, machine, journal, progress=progress, resume=resume)
+    found = learned(network, rows, how)
     network.load_state_dict(found.parameters)
-    calibration, metrics = settled(network, rows, train.calibration)
-    settings = msgspec.to_builtins(train) | {"seed": machine.seed, "device": machine.device}
+    calibration, metrics = settled(network, rows, how.train.calibration)
+    settings = msgspec.to_builtins(how.train) | {"seed": how.machine.seed, "device": how.machine.device}
     return RankerCheckpoint(
         config=ranker,
         parameters={name: value.cpu() for name, value in found.parameters.items()},
@@ -107,23 +113,14 @@ class Learned:
     figures: dict[str, float]
 
 
-def learned(
-    network: nn.Module,
-    rows: RankingRows,
-    train: RankTrainConfig,
-    machine: Machine,
-    journal: Journal,
-    *,
-    lesson: Lesson | None = None,
-    progress: Path | None = None,
-    resume: bool = False,
-) -> Learned:
-    """Train a network, or grow trees; `network` itself is changed by it. `lesson`: what a teacher says of the rows."""
+def learned(network: nn.Module, rows: RankingRows, how: Training) -> Learned:
+    """Train a network, or grow trees; `network` itself is changed by it."""
     if isinstance(network, Trees):
         began = time.monotonic()
-        parameters, grown = grow(network, rows, train, machine, journal)
+        parameters, grown = grow(network, rows, how.train, how.machine, how.journal)
         figures = {"trees": float(len(parameters["leaves"])), "grown": float(grown)}
         return Learned(parameters=parameters, seconds=time.monotonic() - began, figures=figures)
-    parameters, course = RankTrainer(network, rows, train, machine, lesson).run(progress, journal, resume=resume)
+    trainer = RankTrainer(network, rows, how.train, how.machine, how.lesson)
+    parameters, course = trainer.run(how.progress, how.journal, resume=how.resume)
     figures = {"best_epoch": float(course.best_epoch), "epochs": float(len(course.history))}
     return Learned(parameters=parameters, seconds=course.seconds, figures=figures)

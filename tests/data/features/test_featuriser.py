@@ -16,6 +16,7 @@ from millirec.data.features.config import (
     FieldConfig,
     GapField,
     HashedField,
+    MomentField,
     MultiValuedField,
     NumericField,
     SequenceField,
@@ -119,6 +120,13 @@ def test_buckets_hold_equal_shares() -> None:
 def test_the_clock(part: str, offset: int, now: int, expected: int) -> None:
     featuriser = fitted(ClockField(name="c", part=part, offset_hours=offset), [1])  # type: ignore[arg-type]
     assert featuriser.features(facts([1], now)).ids[0, 0] == expected
+
+
+def test_the_moment_is_counted_in_days() -> None:
+    field = MomentField(name="m")
+    featuriser = Featuriser((field,), {"m": Learned(mean=1, deviation=2)}, users(), items())
+    assert featuriser.features(facts([1], 6 * DAY)).numbers[0, 0] == 2.5
+    assert featuriser.features(facts([1], DAY // 2)).numbers[0, 0] == -0.25
 
 
 def test_a_cross_is_missing_when_a_part_is() -> None:

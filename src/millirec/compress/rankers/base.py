@@ -16,7 +16,7 @@ from millirec.data.labels import labels_of, tasks_of
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import RankerConfig
 from millirec.models.rankers.trees import TreesConfig
-from millirec.train.fit_ranker import learned, settled
+from millirec.train.fit_ranker import Training, learned, settled
 from millirec.train.journal import Journal, Silent
 from millirec.train.machine import Machine
 from millirec.train.rank_config import RankTrainConfig
@@ -73,7 +73,8 @@ def recovered(
     rows = workshop.rows(checkpoint)
     workshop.machine.prepare()
     keep_zeros(network)
-    found = learned(network, rows, train, workshop.machine, workshop.journal, lesson=lesson)
+    how = Training(train=train, machine=workshop.machine, journal=workshop.journal, lesson=lesson)
+    found = learned(network, rows, how)
     parameters = {name: value.cpu() for name, value in found.parameters.items()}
     return measured(replace(checkpoint, parameters=parameters), rows, train)
 
