@@ -32,6 +32,14 @@ def engine() -> Iterator[Engine]:
     engine.close()
 
 
+@pytest.fixture
+def released() -> Iterator[threading.Event]:
+    """Lets what hangs go on, at the end of a test at the latest: a process waits for its threads."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
 def question(engine: Engine, **more: Any) -> Query:
     return Query(items=engine.bundle.catalog.vocabulary.ids[:2], k=4, **more)
 
@@ -53,8 +61,10 @@ def test_the_ranker_is_a_stage_between_retrieval_and_selectors(engine: Engine) -
     assert traces[3] == [stage.name for stage in whole.trace]
 
 
-def test_a_ranker_that_hangs_is_left_out_and_not_waited_for(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    released, asked = threading.Event(), []
+def test_a_ranker_that_hangs_is_left_out_and_not_waited_for(
+    engine: Engine, released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
     scores = LiveRanker._scores
 
     def hanging(self: LiveRanker, *of: Any) -> Any:
@@ -81,9 +91,11 @@ def test_a_ranker_that_hangs_is_left_out_and_not_waited_for(engine: Engine, monk
     assert (again.stage, again.items) == ("full", usual.items)
 
 
-def test_the_callers_own_candidates_are_not_waited_for_either(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_callers_own_candidates_are_not_waited_for_either(
+    engine: Engine, released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is tried again beside the answer neither changes it nor the features of later questions."""
-    released, scores = threading.Event(), LiveRanker._scores
+    scores = LiveRanker._scores
     names = engine.bundle.catalog.vocabulary.ids[:5]
     now = int(history().interactions.times.max()) + 1000
     asked = question(engine, candidates=names, deadline_ms=60_000, time=now)
