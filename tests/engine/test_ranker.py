@@ -370,3 +370,9 @@ def test_selectors_read_whole_pools_and_grow_them_past_an_early_exit(bundle: Bun
     in_time = engine.recommend(Query(items=("i4", "i5"), k=2, time=LAST, deadline_ms=10_000))
     assert in_time.items == answer.items
     engine.close()
+
+
+def test_what_was_shown_is_no_event_to_the_features(engine: Engine) -> None:
+    before = live_bytes(engine, "u1", LAST + HOUR)
+    engine.observe(Event(user="u1", item="i2", time=LAST + 1, value=1.0, action="impression"))
+    assert live_bytes(engine, "u1", LAST + HOUR) == before

@@ -11,6 +11,7 @@ from millirec.cascade.costs import Costs
 from millirec.cascade.early_exit import Bounds
 from millirec.cascade.filters import (
     AvailableFilter,
+    CapFilter,
     ExcludeFilter,
     FilterConfig,
     IncludeFilter,
@@ -130,6 +131,7 @@ class Cascade:
         self.bounds = None if stops is None else Bounds(stops, self.ranked)
         self.costs = Costs()
         self.trial = Trial(self.costs)
+        self.cap = next((stage for stage in config.filters if isinstance(stage, CapFilter)), None)
         self.explores = leaves_to_chance(config.selectors[-1])
         self._forgets_seen = not any(isinstance(stage, SeenFilter) for stage in config.filters)
         stages = (*config.sources, *config.scorers)
@@ -191,7 +193,7 @@ class Cascade:
 
         `least`: the size of the smallest group of items of which so many are wanted each, None = all are one group.
         """
-        n = want + len(asked.exclude) + (0 if self._forgets_seen else len(asked.seen))
+        n = want + len(asked.exclude) + len(asked.capped) + (0 if self._forgets_seen else len(asked.seen))
         if least is not None:
             n = n * self.shelf.n_items // least
         elif asked.where is not None:

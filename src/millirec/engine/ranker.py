@@ -123,7 +123,7 @@ class LiveRanker:
     def _events(self, records: Iterator[Record]) -> Iterator[tuple[int, int, int, int]]:
         """User row, item row, time and label of each event that is newer than what was known at first."""
         for record in records:
-            if isinstance(record, Event) and record.time > self.bundled.known_until:
+            if isinstance(record, Event) and not record.is_impression and record.time > self.bundled.known_until:
                 item = self._items.row(record.item) or len(self._items) + 1
                 yield self._row_of(record), item, record.time, label_of(record.value, self.bundled.label)
 
