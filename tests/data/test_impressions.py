@@ -63,6 +63,7 @@ def folder(tmp_path: Path) -> Path:
         event("b", 62_000, "r1", "like"),
         event("c", 29 * HOUR, "r2"),  # a day too late
         event("a", 30 * HOUR + 5, "other"),  # of a list that nobody knows
+        event("a", 1001, "r1", "impression"),  # told twice, and nothing came of it
     )
     return tmp_path
 

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 
 from millirec.bundle import Bundle, PackConfig, open_bundle
 from millirec.cascade.cascade import CascadeConfig
-from millirec.cascade.query import Query
+from millirec.cascade.early_exit import EarlyExit
+from millirec.cascade.query import Query, Ranking
 from millirec.cascade.rules import Boost
 from millirec.cascade.scorers import InnerProductScorer, RankerScorer
 from millirec.cascade.selectors import QuotaSelector
@@ -308,3 +309,70 @@ def test_a_swap_keeps_what_was_observed(bundle: Bundle, engine: Engine) -> None:
     before = live_bytes(engine, "u2", LAST + 50 * HOUR)
     engine.swap(bundle)
     assert live_bytes(engine, "u2", LAST + 50 * HOUR) == before
+
+
+def stopping(candidates: int = 6, **more: object) -> CascadeConfig:
+    early = EarlyExit(block=2, confidence=0.5, audit=10**9)
+    return CascadeConfig(scorers=(InnerProductScorer(), RankerScorer(candidates=candidates, early_exit=early)), **more)
+
+
+def ranked_in(answer: Ranking) -> int:
+    return next(stage.n_out for stage in answer.trace if stage.name == "ranker")
+
+
+def test_early_exit_scores_as_many_as_it_takes(bundle: Bundle) -> None:
+    """What it has scored has the scores that it would have had in the whole list, and the trace tells how many."""
+    engine = Engine(bundle, StateStore.temporary(), cascade=stopping())
+    whole = Engine(bundle, StateStore.temporary(), cascade=PackConfig().ranked().cascade)
+    query = Query(items=("i4", "i5"), k=2, time=LAST)
+    bounds = engine._loaded.cascade.bounds
+    assert bounds is not None
+    for _ in range(3):  # each place has an error of a quarter: three lists
+        assert ranked_in(engine.recommend(query)) == 6
+    bounds._bounds = np.full(2, -100, np.float32)  # as if nothing good ever came later
+    early = engine.recommend(query)
+    assert ranked_in(early) == 2
+    everything = whole.recommend(replace(query, k=6))
+    scores = dict(zip(everything.items, everything.scores, strict=True))
+    assert list(early.scores) == pytest.approx([scores[item] for item in early.items], rel=1e-5)
+    assert ranked_in(engine.recommend(replace(query, k=4))) == 4
+    bounds._bounds = np.full(2, 100, np.float32)
+    same = engine.recommend(query)
+    assert ranked_in(same) == 6
+    assert same.items == everything.items[:2]
+    engine.close()
+    whole.close()
+
+
+def test_early_exit_is_for_what_retrieval_found_and_nothing_boosts(bundle: Bundle) -> None:
+    engine = Engine(bundle, StateStore.temporary(), cascade=stopping())
+    bounds = engine._loaded.cascade.bounds
+    assert bounds is not None
+    bounds._bounds = np.full(2, -100, np.float32)
+    query = Query(items=("i4", "i5"), k=2, time=LAST)
+    names = tuple(f"i{row}" for row in (1, 2, 3, 6, 7, 8))
+    assert ranked_in(engine.recommend(query)) == 2
+    assert ranked_in(engine.recommend(replace(query, include=names))) == 6
+    assert ranked_in(engine.recommend(replace(query, candidates=names))) == 6
+    assert ranked_in(engine.recommend(replace(query, boost=(Boost(where={"shop": "a"}, add=1),)))) == 6
+    assert ranked_in(engine.recommend(replace(query, items=None, user="nobody"))) == 6
+    engine.close()
+
+
+def test_selectors_read_whole_pools_and_grow_them_past_an_early_exit(bundle: Bundle) -> None:
+    quota = QuotaSelector(feature="shop", most=1, pool=2)
+    engine = Engine(bundle, StateStore.temporary(), cascade=stopping(selectors=(quota,)))
+    bounds = engine._loaded.cascade.bounds
+    assert bounds is not None
+    bounds._bounds = np.full(2, -100, np.float32)
+    answer = engine.recommend(Query(items=("i4", "i5"), k=2, time=LAST))
+    assert len({int(name[1:]) % 2 for name in answer.items}) == 2
+    in_time = engine.recommend(Query(items=("i4", "i5"), k=2, time=LAST, deadline_ms=10_000))
+    assert in_time.items == answer.items
+    engine.close()
+
+
+def test_what_was_shown_is_no_event_to_the_features(engine: Engine) -> None:
+    before = live_bytes(engine, "u1", LAST + HOUR)
+    engine.observe(Event(user="u1", item="i2", time=LAST + 1, value=1.0, action="impression"))
+    assert live_bytes(engine, "u1", LAST + HOUR) == before

@@ -8,8 +8,10 @@ import msgspec
 import numpy as np
 
 from millirec.cascade.costs import Costs
+from millirec.cascade.early_exit import Bounds
 from millirec.cascade.filters import (
     AvailableFilter,
+    CapFilter,
     ExcludeFilter,
     FilterConfig,
     IncludeFilter,
@@ -107,7 +109,8 @@ class Sizes(NamedTuple):
 
 
 class Cascade:
-    """A `CascadeConfig` at work on the `Shelf` of one bundle. Thread-safe; every answer is a function of its question.
+    """A `CascadeConfig` at work on the `Shelf` of one bundle. Thread-safe; every answer is a function of its question,
+    unless a ranker may stop early: when it does depends on what it has seen of other questions.
 
     The answer is the exact top k of what passes the filters, as far as the index is exact: when filters leave fewer
     than k, more is fetched, up to the whole catalogue.
@@ -122,9 +125,13 @@ class Cascade:
         self.origins = (*kinds, "catalogue")  # the last: what no source has found, but a boost or a quota asked for
         self.takes_own = any(isinstance(stage, OwnSource) for stage in config.sources)
         self.scores = any(isinstance(stage, InnerProductScorer) for stage in config.scorers)
-        self.ranked = 0 if config.ranker is None else config.ranker.candidates
+        ranker = config.ranker
+        self.ranked = 0 if ranker is None else ranker.candidates
+        stops = None if ranker is None else ranker.early_exit
+        self.bounds = None if stops is None else Bounds(stops, self.ranked)
         self.costs = Costs()
         self.trial = Trial(self.costs)
+        self.cap = next((stage for stage in config.filters if isinstance(stage, CapFilter)), None)
         self.explores = leaves_to_chance(config.selectors[-1])
         self._forgets_seen = not any(isinstance(stage, SeenFilter) for stage in config.filters)
         stages = (*config.sources, *config.scorers)
@@ -161,8 +168,11 @@ class Cascade:
 
     def want(self, asked: Asked) -> int:
         """How many candidates the selectors read, or the ranker where that is more."""
-        read = asked.k if self.plain else self.selectors(asked.k)[0][0].reads
-        return max(read, self.ranked)
+        return max(self.read(asked.k), self.ranked)
+
+    def read(self, k: int) -> int:
+        """How many candidates the selectors read for lists of length `k`."""
+        return k if self.plain else self.selectors(k)[0][0].reads
 
     def selectors(self, k: int) -> list[tuple[Sizes, SelectorConfig]]:
         """The selectors and their sizes for lists of length `k`: each gives what the next one reads, the last k."""
@@ -183,7 +193,7 @@ class Cascade:
 
         `least`: the size of the smallest group of items of which so many are wanted each, None = all are one group.
         """
-        n = want + len(asked.exclude) + (0 if self._forgets_seen else len(asked.seen))
+        n = want + len(asked.exclude) + len(asked.capped) + (0 if self._forgets_seen else len(asked.seen))
         if least is not None:
             n = n * self.shelf.n_items // least
         elif asked.where is not None:

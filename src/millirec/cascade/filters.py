@@ -1,11 +1,16 @@
 """Filters: which candidates may stand in the answer. Each says for rows int32 (n,) which to keep, bool (n,)."""
 
+import re
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from millirec.cascade.query import Asked, Shelf
+from millirec.data.errors import ConfigError
 
+_WINDOW = re.compile(r"[1-9][0-9]{0,5}[smhd]")
+_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 Keep = NDArray[np.bool_]
 
 
@@ -35,7 +40,35 @@ class AvailableFilter(
     """Leaves out items that an update took down (`"available": false`)."""
 
 
-FilterConfig = SeenFilter | ExcludeFilter | IncludeFilter | WhereFilter | AvailableFilter
+class CapFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="cap"):
+    """Leaves out what somebody was shown at least `most` times within `window`: seconds to days, "30m", "12h", "7d".
+
+    Events with the type "impression" are counted, of each person the newest 1,024.
+    """
+
+    most: int = 3
+    window: str = "1d"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.most <= 1_000:
+            raise ConfigError(f'$.cascade.filters ("cap"): most = {self.most}', "choose 1 to 1000")
+        if not _WINDOW.fullmatch(self.window):
+            raise ConfigError(
+                f'$.cascade.filters ("cap"): window = {self.window!r}', 'write such as "30m", "12h" or "7d"'
+            )
+
+    @property
+    def milliseconds(self) -> int:
+        """The length of the window."""
+        return int(self.window[:-1]) * _UNITS[self.window[-1]]
+
+    def reached(self, rows: NDArray[np.int32], times: NDArray[np.int64], now: int) -> NDArray[np.int32]:
+        """Which items, by what was shown: rows (n,) at `times` (n,), ms."""
+        found, counts = np.unique(rows[(times > now - self.milliseconds) & (rows > 0)], return_counts=True)
+        return found[counts >= self.most]
+
+
+FilterConfig = SeenFilter | ExcludeFilter | IncludeFilter | WhereFilter | AvailableFilter | CapFilter
 
 
 def keep(config: FilterConfig, shelf: Shelf, asked: Asked, rows: NDArray[np.int32]) -> Keep | None:
@@ -51,3 +84,5 @@ def keep(config: FilterConfig, shelf: Shelf, asked: Asked, rows: NDArray[np.int3
             return None if asked.where is None else asked.where[rows]
         case AvailableFilter():
             return None if asked.available is None else asked.available[rows]
+        case CapFilter():
+            return shelf.absent(rows, asked.capped) if len(asked.capped) else None

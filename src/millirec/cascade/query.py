@@ -1,7 +1,7 @@
 """The question, the answer, and what the answer cost."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -128,7 +128,8 @@ class Asked:
     """A `Query` in a bundle's own rows: what the stages of a cascade read.
 
     `vector` float32 (d,) stands for the user, None for an empty history. `history` are its items, oldest first, None
-    when there is none. It, `seen`, `exclude`, `include`, `own` and `candidates` are int32 rows (n,), 0 = unknown.
+    when there is none. It, `seen`, `exclude`, `include`, `own` and `candidates` are int32 rows (n,), 0 = unknown; so
+    is `capped`, what was shown often enough.
     `where` and `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything.
     `names` are the ids of `candidates`, known or not. `before` are the stages that the question has behind it.
     `request_id` seeds what is left to chance. `boosts` change scores. `due`: when the answer is wanted, in seconds of
@@ -153,6 +154,7 @@ class Asked:
     due: float | None = None
     is_late: bool = False
     ranker: "RowScorer | None" = None
+    capped: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
 
 class Shelf:

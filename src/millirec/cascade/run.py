@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from millirec.cascade import early_exit
 from millirec.cascade.filters import keep
 from millirec.cascade.groups import Groups
 from millirec.cascade.query import Asked, Candidates, Ranking, Stage
 from millirec.cascade.rules import Boosts
-from millirec.cascade.scorers import InnerProductScorer, Scored, inner_product, model_scores
+from millirec.cascade.scorers import InnerProductScorer, RowScorer, Scored, inner_product, model_scores
 from millirec.cascade.selectors import Choosing, select, top_k
 from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, offer, popular, sequence
 from millirec.cascade.stages import Step
@@ -54,7 +55,7 @@ class Run:
         else:
             chosen = self._from_pool(pool) if pool is not None else self._candidates(found)
             plain = self.cascade.plain
-            chosen = self._best(self._ranked(chosen)) if plain else self._chosen(chosen, pool is not None)
+            chosen = self._best(self._ranked(chosen, pool is None)) if plain else self._chosen(chosen, pool is not None)
         return self._ranking(chosen)
 
     def _ranking(self, chosen: Candidates) -> Ranking:
@@ -100,7 +101,7 @@ class Run:
         """The stages after the popular items. The last one is everything, and called "full"."""
         steps = [Step("retrieval", "retrieval", lambda _: self._retrieve(pool))]
         if self.asked.ranker is not None:
-            steps.append(Step("rank", "rank", self._ranked))
+            steps.append(Step("rank", "rank", lambda found: self._ranked(found, pool is None)))
         if not self.cascade.plain:
             steps.append(Step("selectors", "selectors", lambda found: self._select(found, pool is not None), True))
         steps[-1] = steps[-1]._replace(stage="full")
@@ -157,8 +158,11 @@ class Run:
         """What the selectors make of the list before them, behind which stands all that retrieval has found."""
         return self._chosen(self.retrieved, is_whole, ranked)
 
-    def _ranked(self, candidates: Candidates) -> Candidates:
-        """The best candidates as the ranker sees them; all of them where the cascade has none."""
+    def _ranked(self, candidates: Candidates, may_stop: bool = False) -> Candidates:
+        """The best candidates as the ranker sees them; all of them where the cascade has none.
+
+        `may_stop`: those that it would hardly put among the best may be left out, where the cascade says so.
+        """
         ranker = self.asked.ranker
         if ranker is None or not len(candidates):
             return candidates
@@ -169,11 +173,21 @@ class Run:
             found = ranker(best.rows, None)
         else:  # a boost is no part of what the model has said
             plain = scores if asked.boosts is None else model_scores(self.shelf, asked.vector, best.rows)
-            found = ranker(best.rows, plain)
-        origins = None if best.origins is None else best.origins[found.order]
-        out = Candidates(best.rows[found.order], found.scores[found.order], best.source, origins=origins)
+            found = self._found(ranker, best.rows, plain, may_stop)
+        order = found.order
+        origins = None if best.origins is None else best.origins[order]
+        out = Candidates(best.rows[order], found.scores[order], best.source, origins=origins)
         self._mark_ranker(n, len(out), found.network_us)
         return self._boosted(out)
+
+    def _found(
+        self, ranker: RowScorer, rows: NDArray[np.int32], retrieval: NDArray[np.float32], may_stop: bool
+    ) -> Scored:
+        """What the ranker says of `rows`, or of the first of them: as many as it takes to know what selectors read."""
+        cascade, bounds = self.cascade, self.cascade.bounds
+        if not may_stop or bounds is None or len(rows) != bounds.candidates or self.asked.boosts is not None:
+            return ranker(rows, retrieval)
+        return early_exit.scored(ranker, rows, retrieval, cascade.read(self.asked.k), bounds)
 
     def _mark_ranker(self, n: int, ranked: int, network_us: float) -> None:
         now = perf_counter()
@@ -211,7 +225,7 @@ class Run:
         k, most = self.asked.k, len(candidates) if is_whole else self.shelf.n_items
         while True:
             before = len(self.trace)
-            chosen, ranked = self._ranked(candidates) if ranked is None else ranked, None
+            chosen, ranked = self._ranked(candidates, not is_whole) if ranked is None else ranked, None
             for place, (sizes, stage) in enumerate(self.cascade.selectors(k)):
                 n_in = len(chosen)
                 chosen = select(stage, chosen, self._choosing(place, sizes.gives))

@@ -6,6 +6,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millirec.cascade.early_exit import EarlyExit
 from millirec.cascade.query import Asked, Candidates, Shelf
 from millirec.data.errors import ConfigError
 
@@ -29,34 +30,54 @@ class RankerScorer(
     """The bundle's ranker: the chance of a success, from all features of user, item and moment. Stands last.
 
     `candidates`: how many of the best by the scores before it are ranked; more where selectors read more.
+    `early_exit`: when it may stop before that, None = never.
     """
 
     candidates: int = 200
+    early_exit: EarlyExit | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.candidates <= 10_000:
             raise ConfigError(f'$.cascade.scorers ("ranker"): candidates = {self.candidates}', "choose 1 to 10000")
+        if self.early_exit is not None and self.early_exit.block >= self.candidates:
+            raise ConfigError(
+                f'$.cascade.scorers ("ranker").early_exit: block = {self.early_exit.block} leaves nothing to save',
+                f"choose fewer than the {self.candidates} candidates",
+            )
 
 
 ScorerConfig = InnerProductScorer | RankerScorer
 
 
 class Scored(NamedTuple):
-    """What a ranker says of some rows: their `order` int64 (n,), best first, and `scores` float32 (n,), chances.
+    """What a ranker says of some rows: `logits` float32 (n,), which order them, and `scores` float32 (n,), chances.
 
     `network_us`: microseconds of the network alone, the rest went into features.
     """
 
-    order: NDArray[np.int64]
+    logits: NDArray[np.float32]
     scores: NDArray[np.float32]
     network_us: float
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """The places of the rows, int64 (n,), best first; of equals the first."""
+        return np.argsort(-self.logits, kind="stable")
+
+    def join(self, other: "Scored") -> "Scored":
+        """What is said of these rows, then of others."""
+        logits, scores = (np.concatenate(pair) for pair in ((self.logits, other.logits), (self.scores, other.scores)))
+        return Scored(logits, scores, self.network_us + other.network_us)
 
 
 class RowScorer(Protocol):
     """A ranker that has been told who asks, and when."""
 
-    def __call__(self, rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None) -> Scored:
-        """`rows` (n,) in the order of their scores `retrieval` (n,), None where there are none."""
+    def __call__(self, rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None, first: int = 0) -> Scored:
+        """`rows` (n,) in the order of their scores `retrieval` (n,), None where there are none.
+
+        `first`: how many candidates retrieval has put before them.
+        """
 
 
 def inner_product(shelf: Shelf, asked: Asked, candidates: Candidates) -> Candidates:

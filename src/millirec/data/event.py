@@ -10,6 +10,8 @@ import msgspec
 from millirec.data.errors import DataError
 
 Context = dict[str, str | float | int | bool]
+IMPRESSION = "impression"
+"""The action of an event that says what somebody was shown, not what he did."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event", tag="interaction"):
@@ -34,8 +36,14 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
 
     @property
     def key(self) -> bytes:
-        """Whose state this event changes: the user, or else the session."""
-        return state_key(self.user, self.session)
+        """Whose state this event changes: the user, or else the session; what he was shown is kept apart."""
+        key = state_key(self.user, self.session)
+        return shown_key(key) if self.is_impression else key
+
+    @property
+    def is_impression(self) -> bool:
+        """Whether it says what was shown. It counts for caps, and is no part of anybody's history."""
+        return self.action == IMPRESSION
 
 
 Fields = dict[str, str | float | bool | list[str]]
@@ -83,3 +91,8 @@ def state_key(user: str | None, session: str | None) -> bytes:
     if len(key) <= 200:
         return key
     return prefix + b"#" + hashlib.sha256(key).hexdigest().encode()
+
+
+def shown_key(key: bytes) -> bytes:
+    """The key of what somebody was shown, by the key of his state."""
+    return b"i" + key

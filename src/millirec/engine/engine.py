@@ -16,7 +16,7 @@ from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Asked, Query, Ranking, Stage, Trace
 from millirec.cascade.rules import boosts_of, check_values, meets
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
-from millirec.data.event import Record, state_key
+from millirec.data.event import Record, shown_key, state_key
 from millirec.engine.carry import Question
 from millirec.engine.loaded import Loaded
 from millirec.engine.members import Encoded
@@ -252,10 +252,15 @@ class Engine:
         """Read the histories of all questions, and what is new of items, from one snapshot."""
         stored = [turn for turn in turns if turn.key is not None]
         keys = [turn.key for turn in stored if turn.key is not None]
-        snapshot = self.store.read(keys, len(loaded.rows), loaded.version, loaded.entries_from)
+        cap = loaded.cascade.cap
+        shown = [] if cap is None else [shown_key(key) for key in keys]
+        snapshot = self.store.read([*keys, *shown], len(loaded.rows), loaded.version, loaded.entries_from)
         loaded.catch_up(snapshot)
         loaded.follow(self.store, snapshot)
-        for turn, history in zip(stored, snapshot.histories, strict=True):
+        if cap is not None:
+            for turn, history in zip(stored, snapshot.histories[len(keys) :], strict=True):
+                turn.asked.capped = cap.reached(loaded.rows[history.items], history.times, turn.time)
+        for turn, history in zip(stored, snapshot.histories[: len(keys)], strict=True):
             turn.items, turn.times = loaded.rows[history.items], history.times
             turn.asked.history = turn.items
             if not turn.query.keep_seen:

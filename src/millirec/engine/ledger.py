@@ -19,6 +19,7 @@ _COUNTERS = struct.Struct("<QQQ")
 _SEQUENCE = struct.Struct(">Q")
 _CODE = struct.Struct(">I")
 _TOUCHED = struct.Struct("<q")
+_SHOWN = HistoryLimits(window=1_024, seen=1)
 _pack = msgspec.msgpack.Encoder().encode
 _unpack_record = msgspec.msgpack.Decoder(Record).decode
 
@@ -148,7 +149,7 @@ class Ledger:
             history = histories.get(key)
             if history is None:
                 history = histories[key] = self.history(key, rules, now)
-            history.append(code, record.time, rules.limits)
+            history.append(code, record.time, _SHOWN if record.is_impression else rules.limits)
         touched = _TOUCHED.pack(now)
         for key, history in histories.items():
             self._txn.put(key, touched + history.to_bytes(), db=self._tables["state"])

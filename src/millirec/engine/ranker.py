@@ -83,14 +83,14 @@ class LiveRanker:
         """Scores candidates for this one."""
         check_context(self.bundled, asker.context)
 
-        def score(rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None) -> Scored:
+        def score(rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None, first: int = 0) -> Scored:
             with self._lock:
-                found = self._features(asker, rows, _context(asker, rows, retrieval))
+                found = self._features(asker, rows, _context(asker, rows, retrieval, first))
             began = perf_counter()
             logits = self._scores(found, rows)
             network_us = (perf_counter() - began) * 1e6
             chances = self.bundled.calibration.chances(logits.astype(np.float64)).astype(np.float32)
-            return Scored(np.argsort(-logits, kind="stable"), chances, network_us)
+            return Scored(logits, chances, network_us)
 
         return score
 
@@ -123,7 +123,7 @@ class LiveRanker:
     def _events(self, records: Iterator[Record]) -> Iterator[tuple[int, int, int, int]]:
         """User row, item row, time and label of each event that is newer than what was known at first."""
         for record in records:
-            if isinstance(record, Event) and record.time > self.bundled.known_until:
+            if isinstance(record, Event) and not record.is_impression and record.time > self.bundled.known_until:
                 item = self._items.row(record.item) or len(self._items) + 1
                 yield self._row_of(record), item, record.time, label_of(record.value, self.bundled.label)
 
@@ -158,14 +158,16 @@ class _ItemGraph:
         return np.concatenate([self.of(features, np.arange(at, min(at + _CHUNK, n))) for at in range(0, n, _CHUNK)])
 
 
-def _context(asker: Asker, rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
+def _context(
+    asker: Asker, rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None, first: int
+) -> dict[str, NDArray[Any]]:
     """What the caller told of the moment, the same for all candidates, and what retrieval said of each."""
     n = len(rows)
     out: dict[str, NDArray[Any]] = {}
     for name, value in (asker.context or {}).items():
         out[name] = np.full(n, value, object)
     out["retrieval_score"] = np.full(n, np.nan) if retrieval is None else retrieval.astype(np.float64)
-    out["retrieval_rank"] = np.arange(1.0, n + 1)
+    out["retrieval_rank"] = np.arange(first + 1.0, first + n + 1)
     return out
 
 

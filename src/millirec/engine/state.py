@@ -4,7 +4,7 @@ LMDB (Howard Chu's memory-mapped B+ tree, copy on write, one writer at a time ac
 snapshots without locks and survives a killed process. Its named databases:
 
     log      8-byte big-endian sequence -> msgpack of the tagged Record: the event log that training reads
-    state    `state_key` -> 8 bytes "touched" (ms) + History.to_bytes()
+    state    `state_key` -> 8 bytes "touched" (ms) + History.to_bytes(); "i" + `state_key` -> the same of what was shown
     items    "i" + id -> code, "c" + code -> id: append-only, so that histories outlive any vocabulary
     fields   "i" + item or "u" + user -> newest fields, "v" + version -> item: what changed since a version
     meta     schema, counters

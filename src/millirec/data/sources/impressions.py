@@ -70,7 +70,8 @@ def read_impressions(config: ImpressionsConfig, rejects: Rejects) -> Dataset:
     Of several lines with one request id the last counts. Raises DataError when nothing was shown.
     """
     path = Path(config.path)
-    events = [record for record in read_records(path, rejects) if isinstance(record, Event)]
+    records = read_records(path, rejects)
+    events = [record for record in records if isinstance(record, Event) and not record.is_impression]
     folder = Path(config.shown) if config.shown else path / "impressions"
     shown = {one.request_id: one for one in _lines(folder, rejects)}
     if not any(one.items for one in shown.values()):

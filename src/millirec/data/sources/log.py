@@ -19,7 +19,7 @@ _BATCH = 100_000
 
 
 class LogConfig(Filters, frozen=True, kw_only=True, tag="log"):
-    """`path`: a server's data folder. `actions`: only events of these actions; all when left out.
+    """`path`: a server's data folder. `actions`: only events of these actions; all but impressions when left out.
 
     Anonymous sessions become users called "session:" + their id. The newest fields that item and user updates told
     become features: numbers numeric, lists multi-valued, other values categorical, texts with spaces text.
@@ -39,7 +39,7 @@ def read_log(config: LogConfig, rejects: Rejects) -> Dataset:
     fields: tuple[dict[str, Fields], dict[str, Fields]] = ({}, {})
     for record in read_records(path, rejects):
         if isinstance(record, Event):
-            if config.actions is None or record.action in config.actions:
+            if not record.is_impression if config.actions is None else record.action in config.actions:
                 users.append(record.user or f"session:{record.session}")
                 items.append(record.item)
                 times.append(record.time)
