@@ -3,48 +3,25 @@
 from collections.abc import Callable, Iterator
 from copy import copy
 from time import perf_counter
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from millirec.cascade import early_exit
-from millirec.cascade.filters import keep
-from millirec.cascade.groups import Groups
-from millirec.cascade.query import Asked, Candidates, Ranking, Stage
-from millirec.cascade.rules import Boosts
-from millirec.cascade.scorers import InnerProductScorer, RowScorer, Scored, inner_product, model_scores
+from millirec.cascade.query import Candidates, Ranking, Stage
+from millirec.cascade.retrieval import EMPTY, MOVING, WIDER, Retrieval
+from millirec.cascade.scorers import RowScorer, Scored, model_scores
 from millirec.cascade.selectors import Choosing, select, top_k
-from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, offer, popular, sequence
 from millirec.cascade.stages import Step
-from millirec.cascade.together import Offer, fused, merged
-
-if TYPE_CHECKING:
-    from millirec.cascade.cascade import Cascade
 
 T = TypeVar("T")
 
-_WIDER = 4
-_MOVING = ("fused", "groups", "is_all", "retrieved", "since", "stretch", "trace", "want")  # what stages change
 
+class Run(Retrieval):
+    """The stages for one question, each on what the one before found."""
 
-class Run:
-    """The stages for one question. `want`: how many candidates the selectors read; `retrieved`: what they choose from.
-
-    `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
-    """
-
-    __slots__ = ("asked", "cascade", "shelf", "stage", *_MOVING)
-
-    def __init__(self, cascade: "Cascade", asked: Asked, shared: float) -> None:
-        self.cascade, self.shelf, self.asked = cascade, cascade.shelf, asked
-        self.trace: list[Stage] = list(asked.before)
-        self.since = perf_counter() - shared * 1e-6
-        self.want = cascade.want(asked)
-        self.groups: Groups | None = None
-        self.retrieved = _EMPTY
-        self.stretch, self.fused, self.is_all = 1, False, False
-        self.stage: str | None = None
+    __slots__ = ()
 
     def answer(self, pool: NDArray[np.int32] | None, found: Candidates | None) -> Ranking:
         """The ranking. `pool`: rows that the question itself names; `found`: a first fetch that is already done."""
@@ -112,7 +89,7 @@ class Run:
 
         The first is begun in any case.
         """
-        costs, steps, last = self.cascade.costs, self._steps(pool), (_POPULAR, _EMPTY)
+        costs, steps, last = self.cascade.costs, self._steps(pool), (_POPULAR, EMPTY)
         for place, step in enumerate(steps, 1):
             made = self._made(pool, place - 1, last[1], due)
             if made is None:
@@ -146,7 +123,7 @@ class Run:
         other.trace = list(self.trace)
         tried = self.cascade.trial.run(cost, lambda: make(other), due)
         if tried is not None:
-            for name in _MOVING:
+            for name in MOVING:
                 setattr(self, name, getattr(other, name))
         return tried
 
@@ -195,13 +172,6 @@ class Run:
         self.trace.append(Stage("ranker", ranked, ranked, network_us))
         self.since = now
 
-    def _popular(self, pool: NDArray[np.int32] | None) -> Candidates:
-        """What takes no model and next to no time, filtered like everything else."""
-        if pool is None:
-            return self._boosted(self._fetch(PopularSource(), None)[0])
-        self._mark("pool", self.shelf.n_items, len(pool))
-        return self._boosted(self._filter(Candidates(pool, self.shelf.popularity[pool], "popular")))
-
     def _best(self, candidates: Candidates) -> Candidates:
         best = top_k(candidates, self.asked.k)
         self._mark("top-k", len(candidates), len(best))
@@ -210,11 +180,6 @@ class Run:
     def _names(self, origins: NDArray[np.uint8]) -> tuple[str, ...]:
         names = self.cascade.origins
         return tuple([names[at] for at in origins.tolist()])
-
-    def _mark(self, name: str, n_in: int, n_out: int) -> None:
-        now = perf_counter()
-        self.trace.append(Stage(name, n_in, n_out, (now - self.since) * 1e6))
-        self.since = now
 
     def _chosen(self, candidates: Candidates, is_whole: bool, ranked: Candidates | None = None) -> Candidates:
         """What the selectors make of the candidates. When they run short of k, they choose from wider pools.
@@ -232,8 +197,8 @@ class Run:
                 self._mark(str(stage.__struct_config__.tag), n_in, len(chosen))
             if len(chosen) >= k or self.is_all or self.want >= most:
                 return chosen.take(slice(k)) if len(chosen) > k else chosen
-            self.stretch *= _WIDER
-            self.want = min(_WIDER * self.want, most)
+            self.stretch *= WIDER
+            self.want = min(WIDER * self.want, most)
             del self.trace[before:]  # of several attempts the trace tells the last
             if not is_whole:
                 del self.trace[len(self.asked.before) :]
@@ -249,170 +214,6 @@ class Run:
         candidates = self._ranked(self._reach(rows))
         del self.trace[before:]
         self.since = since
-        return candidates
-
-    def _reach(self, rows: NDArray[np.int32]) -> Candidates:
-        """These rows as candidates: filtered, scored. Leaves no trace of its own."""
-        before, since = len(self.trace), self.since
-        candidates = self._scored_rows(rows)
-        if self.fused:  # they have no place in any source
-            candidates = Candidates(candidates.rows, np.zeros(len(candidates), np.float32), "fused")
-        candidates = self._boosted(candidates)
-        if self.cascade.together:
-            candidates = self._from(len(self.cascade.origins) - 1, candidates)
-        del self.trace[before:]
-        self.since = since
-        return candidates
-
-    def _from_pool(self, pool: NDArray[np.int32]) -> Candidates:
-        """The question names its rows itself: no source has to look for any."""
-        self._mark("pool", self.shelf.n_items, len(pool))
-        candidates = self._scored_rows(pool)
-        self._mark("inner-product", len(candidates), len(candidates))
-        return self._boosted(candidates)
-
-    def _scored_rows(self, rows: NDArray[np.int32]) -> Candidates:
-        """The rows that pass the filters, with the score that an answer to this question has."""
-        candidates = self._filter(Candidates(rows, self.shelf.popularity[rows], "popular"))
-        vector = self.asked.vector
-        if vector is not None:
-            scores = model_scores(self.shelf, vector, candidates.rows)
-            candidates = Candidates(candidates.rows, scores, "sequence")
-        return candidates
-
-    def _boosted(self, candidates: Candidates) -> Candidates:
-        if self.asked.boosts is None:
-            return candidates
-        scores = self.asked.boosts.boosted(candidates.rows, candidates.scores)
-        return Candidates(candidates.rows, scores, candidates.source, origins=candidates.origins)
-
-    def _from(self, place: int, candidates: Candidates) -> Candidates:
-        candidates.origins = np.full(len(candidates), place, np.uint8)
-        return candidates
-
-    def _together(self) -> Candidates:
-        """What all sources offer, with more from each until there are k or no more."""
-        before = len(self.trace)
-        while True:
-            offers = [self._offer(place, stage) for place, stage in enumerate(self.cascade.config.sources)]
-            n = sum(len(offer.candidates) for offer in offers)
-            self.fused = self.asked.vector is None or not self.cascade.scores
-            if not self.fused:
-                found = merged([self._score(offer.candidates) for offer in offers])
-            else:
-                found = fused([offer.candidates for offer in offers])
-            self._mark("merge", n, len(found))
-            self.is_all = all(offer.is_all for offer in offers)
-            if len(found) >= self.asked.k or self.is_all:
-                break
-            self.stretch *= _WIDER
-            del self.trace[before:]
-        boosts = self.asked.boosts
-        if boosts is None:
-            return found
-        popular = self.shelf.popular
-        best = self._reach(popular[boosts.group[popular] > 0]) if self.fused else self._from_groups(boosts)
-        return self._boosted(found).join(self._from(len(self.cascade.origins) - 1, top_k(best, self.want)))
-
-    def _offer(self, place: int, stage: SourceConfig) -> Offer:
-        """What one source offers that passes the filters, at most its own size."""
-        shelf, asked, before = self.shelf, self.asked, len(self.trace)
-        n = (stage.n or self.want) * self.stretch
-        m = self.cascade.need(asked, n)
-        while True:
-            found = offer(stage, shelf, asked, m)
-            del self.trace[before:]
-            self._mark(str(stage.__struct_config__.tag), shelf.n_items, len(found))
-            passed = self._filter(found)
-            is_all = len(found) < m or m >= shelf.n_items
-            if is_all or len(passed) >= n:
-                return Offer(self._from(place, passed.take(slice(n))), is_all and len(passed) <= n)
-            m = min(_WIDER * m, shelf.n_items)
-
-    def _from_groups(self, boosts: Boosts) -> Candidates:
-        """The best of every group of items that are boosted alike: by search in large groups, small ones are scored.
-
-        Within a group boosts change no order, so the best of all are among the best of each.
-        """
-        self.groups = groups = Groups.of(boosts, self.asked.where, self.shelf)
-        chosen = self._from_sources(None) if len(groups.searched) else _EMPTY
-        since, n = self.since, len(chosen)
-        scored = self._reach(groups.scored)
-        chosen = scored if not n else self._boosted(chosen).join(scored)
-        self.since = since
-        self._mark("boost", n, len(chosen))
-        return chosen.take(np.argsort(chosen.rows, kind="stable"))  # equal scores are ordered by row
-
-    def _candidates(self, found: Candidates | None) -> Candidates:
-        if self.cascade.together:
-            return self._together()
-        boosts = self.asked.boosts
-        candidates = self._from_sources(found) if boosts is None else self._from_groups(boosts)
-        self.is_all = len(candidates) < self.want
-        return candidates
-
-    def _is_enough(self, candidates: Candidates) -> bool:
-        if self.groups is None:
-            return len(candidates) >= self.want
-        return self.groups.least(candidates.rows) >= self.want
-
-    def _from_sources(self, found: Candidates | None) -> Candidates:
-        """Ask one source after the other until enough candidates have passed the filters."""
-        chosen: Candidates | None = None
-        for stage in self.cascade.config.sources:
-            if not isinstance(stage, PopularSource | SequenceSource) or (
-                isinstance(stage, SequenceSource) and self.asked.vector is None
-            ):
-                continue
-            passed, whole = self._fetch(stage, found)
-            found = None
-            passed = self._score(passed)
-            chosen = passed if chosen is None else chosen.join(passed)
-            if whole or self._is_enough(chosen):
-                break
-        return chosen if chosen is not None else _EMPTY
-
-    def _fetch(self, stage: SourceConfig, found: Candidates | None) -> tuple[Candidates, bool]:
-        """What one source offers that passes the filters; whether it has offered the whole catalogue."""
-        shelf, asked = self.shelf, self.asked
-        smallest = None if self.groups is None else self.groups.smallest
-        n = len(found) if found is not None else self.cascade.need(asked, self.want, smallest)
-        before = len(self.trace)
-        while True:
-            if isinstance(stage, PopularSource):
-                found = popular(shelf, n)
-            elif found is None:
-                assert asked.vector is not None  # noqa: S101
-                found = sequence(shelf, asked.vector[None, :], n)[0]
-            del self.trace[before:]  # of several attempts the trace tells the last
-            self._mark(str(stage.__struct_config__.tag), shelf.n_items, len(found))
-            passed = self._filter(found if self.groups is None else self.groups.searched_of(found))
-            whole = len(found) >= shelf.n_items
-            if whole or self._is_enough(passed) or len(found) < n:
-                return passed, whole
-            n, found = min(4 * n, shelf.n_items), None
-
-    def _filter(self, candidates: Candidates) -> Candidates:
-        for name, stage in self.cascade.filters:
-            kept = keep(stage, self.shelf, self.asked, candidates.rows)
-            if kept is None:  # nothing to say to this question: no stage
-                continue
-            n = len(candidates)
-            if np.count_nonzero(kept) < n:
-                at = kept.nonzero()[0]
-                rows, scores = candidates.rows.take(at), candidates.scores.take(at)
-                candidates = Candidates(rows, scores, candidates.source, candidates.ordered)
-            self._mark(name, n, len(candidates))
-        return candidates
-
-    def _score(self, candidates: Candidates) -> Candidates:
-        for stage in self.cascade.config.scorers:
-            match stage:
-                case InnerProductScorer():
-                    origins = candidates.origins
-                    candidates = inner_product(self.shelf, self.asked, candidates)
-                    candidates.origins = origins
-                    self._mark("inner-product", len(candidates), len(candidates))
         return candidates
 
     def _rank(self) -> Ranking:
@@ -473,5 +274,4 @@ class Run:
         return found
 
 
-_EMPTY = Candidates(np.empty(0, np.int32), np.empty(0, np.float32), "popular")
 _POPULAR = Step("popular", "popular", lambda found: found)
