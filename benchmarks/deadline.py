@@ -123,6 +123,7 @@ class Hurried:
     def __init__(self, engine: Engine, deadline_ms: float | None) -> None:
         self._engine, self._deadline = engine, deadline_ms
         self.store, self.bundle, self.observe = engine.store, engine.bundle, engine.observe
+        self.reads_log = engine.reads_log
         self.came_from: Counter[str] = Counter()
 
     def recommend(self, query: Query) -> Any:
