@@ -50,8 +50,8 @@ def serve(
         bool, typer.Option("--yardstick", help="Open POST /noop, which `millirec bench` compares with.")
     ] = False,
     with_parent: Annotated[
-        bool, typer.Option("--with-parent", help="Stop when the process that started this one is gone (Linux).")
-    ] = False,
+        int | None, typer.Option(help="The process that starts this one, by its id: stop when it is gone (Linux).")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the ready line as JSON.")] = False,
 ) -> None:
     """Serve a bundle until SIGTERM or Ctrl-C: in-flight requests end, accepted events are on the disk.
@@ -62,8 +62,8 @@ def serve(
     from millirec.server.settings import ServerSettings
     from millirec.server.tether import tie_to_parent
 
-    if with_parent:
-        tie_to_parent()
+    if with_parent is not None:
+        tie_to_parent(with_parent)
     if not bundle.is_dir():
         raise ArtifactError(f"{bundle}: no such folder", "make a bundle with `millirec pack`")
     settings = ServerSettings(

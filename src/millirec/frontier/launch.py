@@ -69,7 +69,8 @@ def server(
     """
     with tempfile.TemporaryDirectory(prefix="millirec-bench-") as data:
         command = [sys.executable, "-m", "millirec", "serve", str(bundle), "--port", "0", "--json"]
-        command += ["--data", data, "--workers", str(workers), "--yardstick", "--with-parent", *options]
+        command += ["--data", data, "--workers", str(workers), "--yardstick"]
+        command += ["--with-parent", str(os.getpid()), *options]
         began = time.perf_counter()
         process = _start(command, cores)
         try:
