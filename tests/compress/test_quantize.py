@@ -114,6 +114,15 @@ def test_wider_levels_lose_more_and_pack_into_less(bits: int, seed: int, step_sc
         assert (narrow[2] - wide[2]) * 8 / rows.numel() == pytest.approx(np.log2(step_scale), abs=0.3)
 
 
+def test_twice_the_width_beats_three_bits() -> None:
+    rows = torch.randn(2000, 64, generator=torch.Generator().manual_seed(0))
+    numbers, scale = row_codes(rows, 4, 2.0)
+    lost = float(((numbers.float() - middle(4)) * scale - rows).square().mean())
+    shares = np.bincount(numbers.numpy().ravel(), minlength=16) / numbers.numel()
+    assert lost < 0.0374  # of the best 8 even levels (Max 1960)
+    assert -float((shares * np.log2(shares + 1e-30)).sum()) < 2.8
+
+
 def test_wider_levels_of_weights() -> None:
     weight = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
     narrow, wide = block_codes(weight)[1], block_codes(weight, 2.0)[1]

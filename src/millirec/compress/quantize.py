@@ -57,12 +57,7 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     train: TrainConfig | None = None
 
     def __post_init__(self) -> None:
-        if self.weights is None and self.table_bits is None:
-            raise ConfigError("`weights` and `table_bits` are both left out", "set one of them")
-        if self.weights is not None and self.weights not in get_args(Target):
-            raise ConfigError(f"weights = {self.weights!r}", f"use one of {', '.join(get_args(Target))}")
-        if self.table_bits not in (None, 2, 4, 8):
-            raise ConfigError(f"table_bits = {self.table_bits}", "choose 2, 4 or 8")
+        check_widths(self.weights, self.table_bits, get_args(Target))
         if not 1 <= self.step_scale <= MOST_STEP:
             raise ConfigError(f"step_scale = {self.step_scale}", f"choose a factor from 1 to {MOST_STEP}")
         if self.step_scale != 1 and self.weights != "int4" and self.table_bits is None:
@@ -131,6 +126,16 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             out["item.codes"] = torch.from_numpy(pack(numbers.numpy(), self.table_bits))
             out["item.scale"] = scale
         return out if self.weights is None else rounded_weights(network, out, self.weights, ranges, self.step_scale)
+
+
+def check_widths(weights: str | None, table_bits: int | None, known: tuple[str, ...]) -> None:
+    """Raises ConfigError for weights that are not `known`, for other bits than 2, 4 or 8, and for neither."""
+    if weights is None and table_bits is None:
+        raise ConfigError("`weights` and `table_bits` are both left out", "set one of them")
+    if weights is not None and weights not in known:
+        raise ConfigError(f"weights = {weights!r}", f"use one of {', '.join(known)}")
+    if table_bits not in (None, 2, 4, 8):
+        raise ConfigError(f"table_bits = {table_bits}", "choose 2, 4 or 8")
 
 
 def rounded_weights(

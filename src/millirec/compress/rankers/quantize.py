@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import msgspec
 import torch
 
-from millirec.compress.quantize import rounded_weights
+from millirec.compress.quantize import check_widths, rounded_weights
 from millirec.compress.rankers.base import RankerWorkshop, check_network, measured, training_of
 from millirec.compress.rounding import row_codes
 from millirec.data.codes import pack
@@ -31,12 +31,7 @@ class QuantizeRanker(
     table_bits: Literal[2, 4, 8] | None = 8
 
     def __post_init__(self) -> None:
-        if self.weights is None and self.table_bits is None:
-            raise ConfigError("`weights` and `table_bits` are both left out", "set one of them")
-        if self.weights is not None and self.weights not in get_args(Target):
-            raise ConfigError(f"weights = {self.weights!r}", f"use one of {', '.join(get_args(Target))}")
-        if self.table_bits not in (None, 2, 4, 8):
-            raise ConfigError(f"table_bits = {self.table_bits}", "choose 2, 4 or 8")
+        check_widths(self.weights, self.table_bits, get_args(Target))
 
     @property
     def needs_data(self) -> bool:

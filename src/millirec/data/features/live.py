@@ -1,4 +1,4 @@
-"""`LiveFeatures`: the features of one user and many candidates, in a tenth of a millisecond.
+"""`LiveFeatures`: the features of one user and many candidates, in a fraction of a millisecond.
 
 The same numbers as `Featuriser.features` of `FeatureState.facts`, byte for byte, but worked out by sides: what belongs
 to items or to the user alone is looked up in tables by row; what depends on both or on the moment is computed for all
