@@ -1,14 +1,15 @@
 """A million items: a float teacher of width 128, and students whose item table is product codes that are the index.
 
-    python benchmarks/compression/million.py [--threads 1]     45 minutes of one core; writes compression-million.json
+    python benchmarks/compression/million.py [--threads 1]     an hour of one core; writes compression-million.json
 
-The simulator makes a log over a million items. SASRec of width 128 learns from it; recipes make students of it with 16
-codes of 4 bits an item. All rank the whole catalogue for the same held-out events (the last of each user, some users
-drawn at random): `kept` is the student's recall@10 as a share of the teacher's, with a paired bootstrap over users.
-Top-100 is then timed for the user vectors of held-out histories, one query after the other on one core, each index in
-turn; `exact` says whether the answers are those of a full matrix product over the same vectors. `item_memory_mb`: all
-that the index holds for items, its copy in the order of registers included. Checkpoints are kept in runs/million and
-taken up from there.
+The simulator makes a log over a million items. SASRec of width 128 learns from it; recipes make students of it: with 16
+codes of 4 bits an item, and with 64 codes for the twentieth of the items that has most events and 4 for all others. All
+rank the whole catalogue for the same held-out events (the last of each user, some users drawn at random): `kept` is the
+student's recall@10 as a share of the teacher's, with a paired bootstrap over users. Top-100 is then timed for the user
+vectors of held-out histories, one query after the other on one core, each index in turn; `exact` says whether the
+answers are those of a full matrix product over the same vectors. `item_memory_mb`: all that the index holds for items,
+its copy in the order of registers included; `file_mb`: the checkpoint's parameters, network included. Checkpoints are
+kept in runs/million and taken up from there.
 """
 
 import argparse
@@ -33,9 +34,10 @@ from benchmarks.training.large_catalogue import simulated  # noqa: E402
 from millirec import index  # noqa: E402
 from millirec.compress.product import JointProduct, ProductQuantize  # noqa: E402
 from millirec.compress.recipe import Recipe, StepConfig, compress  # noqa: E402
+from millirec.compress.tiers import Tier  # noqa: E402
 from millirec.compress.workshop import Workshop  # noqa: E402
 from millirec.data.dataset import TEST, Dataset  # noqa: E402
-from millirec.index import ExactConfig, Index, ProductIndex  # noqa: E402
+from millirec.index import ExactConfig, Index, ProductIndex, TieredIndex  # noqa: E402
 from millirec.metrics.bootstrap import paired_ratio  # noqa: E402
 from millirec.models.checkpoint import Checkpoint  # noqa: E402
 from millirec.models.sasrec import SASRecConfig  # noqa: E402
@@ -50,6 +52,7 @@ RESULT = ROOT / "benchmarks" / "results" / "compression-million.json"
 RUNS = ROOT / "runs" / "million"
 MODEL = SASRecConfig(embedding_dim=128, blocks=1, heads=2, feed_forward=1, max_length=50)
 CODES, BITS, K, QUERIES, TARGETS = 16, 4, 100, 200, 10_000
+TIERS: dict[str, Any] = {"share": 0.05, "fine_codes": 64, "codes": 4, "code_bits": 4}
 
 
 def training(epochs: int, learning_rate: float = 2e-3) -> TrainConfig:
@@ -68,6 +71,8 @@ STUDENTS: dict[str, StepConfig] = {
     "codes from who took what, trained anew": JointProduct(
         codes=CODES, bits=BITS, codes_from="svd", fresh=True, train=training(3)
     ),
+    "two tiers of codes": Tier(**TIERS),
+    "two tiers of codes, trained on": Tier(**TIERS, train=training(1, 5e-4)),
 }
 
 
@@ -83,10 +88,13 @@ def made(dataset: Dataset, machine: Machine) -> dict[str, Checkpoint]:
     workshop = Workshop(lambda: dataset, machine, folder=RUNS / "steps", repeats=True)
     for name, step in STUDENTS.items():
         recipe = Recipe(steps=(step,), name=name)
-        found[name] = _kept(
-            name.replace(" ", "-").replace(",", ""), lambda r=recipe: compress(found["teacher"], r, workshop)
-        )
+        found[name] = _kept(folder_of(name), lambda r=recipe: compress(found["teacher"], r, workshop))
     return found
+
+
+def folder_of(name: str) -> str:
+    """Where a student is kept."""
+    return name.replace(" ", "-").replace(",", "")
 
 
 def _kept(name: str, make: Any) -> Checkpoint:
@@ -114,6 +122,20 @@ def queries(checkpoint: Checkpoint, dataset: Dataset) -> NDArray[np.float32]:
         for which, inputs in questions(dataset, asked, MODEL.max_length, torch.device("cpu")):
             out[which] = network.user_vectors(inputs).numpy()  # type: ignore[operator]
     return out
+
+
+def item_index(checkpoint: Checkpoint) -> tuple[Index, int]:
+    """The index that is the item table, and the bytes that it holds for items."""
+    arrays = {
+        name.removeprefix("item."): value.float().numpy() if value.is_floating_point() else value.numpy()
+        for name, value in checkpoint.parameters.items()
+        if name.startswith("item.")
+    }
+    one = "codes" in arrays
+    found: Index = ProductIndex(arrays["codes"], arrays["centroids"]) if one else TieredIndex.of_table(arrays)
+    again = sum(array.nbytes for name, array in arrays.items() if name.endswith("codes"))  # as registers want them
+    tiers = 0 if one else 8 * int(arrays["slots"][-1, 0])
+    return found, sum(array.nbytes for array in found.arrays().values()) + again + tiers
 
 
 def searched(found: Index, exact: Index, asked: NDArray[np.float32]) -> dict[str, Any]:
@@ -153,16 +175,16 @@ def main() -> None:
             "kept": [round(float(x), 4) for x in (kept.mean, kept.low, kept.high)],
         }
         print(name, json.dumps(rows[name]), flush=True)
-        parameters, asked = checkpoint.parameters, queries(checkpoint, dataset)
+        asked = queries(checkpoint, dataset)
+        file = RUNS / folder_of(name) / "parameters.safetensors"
+        rows[name]["file_mb"] = round(file.stat().st_size / 1e6, 1)
         if name == "teacher":
             vectors = checkpoint.network().item_vectors().detach().numpy()  # type: ignore[operator]
             rows[name]["item_memory_mb"] = round(vectors.nbytes / 1e6, 1)
             continue
-        table = ProductIndex(parameters["item.codes"].numpy(), parameters["item.centroids"].float().numpy())
+        table, held = item_index(checkpoint)
         exact = index.build(table.vectors(np.arange(options.items + 1, dtype=np.int32)), ExactConfig())
-        rows[name] |= searched(table, exact, asked)
-        held = sum(array.nbytes for array in table.arrays().values()) + options.items * CODES * BITS // 8
-        rows[name]["item_memory_mb"] = round(held / 1e6, 2)
+        rows[name] |= searched(table, exact, asked) | {"item_memory_mb": round(held / 1e6, 2)}
         print(name, json.dumps(rows[name]), flush=True)
     result = {"settings": vars(options) | {"codes": CODES, "bits": BITS, "k": K}, "machine": describe(), "rows": rows}
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

@@ -20,9 +20,11 @@ from millirec.compress.structure import PruneStructure
 from millirec.compress.tiers import Tier, most_taken
 from millirec.compress.workshop import Workshop
 from millirec.data.errors import ArtifactError, ConfigError
-from millirec.index import TableIndex, TableIndexConfig
+from millirec.index import ExactConfig, TableIndex, TableIndexConfig, TieredIndexConfig
+from millirec.models.base import Inputs
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import GRU4RecConfig, LinearRecurrentConfig, SASRecConfig
+from millirec.models.export import random_batch
 from millirec.models.layers.table import Tiered
 from millirec.train.config import TrainConfig
 from millirec.train.fit import fit
@@ -82,6 +84,65 @@ def test_each_tier_is_as_its_own_kind_would_have_it(config: Any) -> None:
     nearest = torch.cdist(parts, centroids).min(2).values.square().sum(0)
     lost = (vectors(after)[coarse] - own).square().sum(1)
     torch.testing.assert_close(lost, nearest, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("config", [SASREC, COSINE, LINEAR], ids=repr)
+@pytest.mark.parametrize("bits", [4, 8])
+def test_fine_items_may_have_codes_too(config: Any, bits: Any) -> None:
+    before = scattered(200, config)
+    after = made(before, Tier(share=0.25, fine_codes=8, bits=bits, codes=2, code_bits=4))
+    assert after.config.table == Tiered(share=0.25, fine_codes=8, bits=bits, codes=2, code_bits=4)
+    fine = most_taken(before.popularity, 50)
+    own, got = before.parameters["item.weight"], vectors(after)
+    if config.temperature is not None:  # directions, of one length in both tiers
+        length = own[1:].norm(dim=1).mean()
+        own = F.normalize(own, dim=1) * length
+        assert after.config.temperature == pytest.approx(config.temperature * float(length))
+    for rows, name in ((fine, "fine"), (np.setdiff1d(np.arange(1, 201), fine), "coarse")):
+        centroids = after.parameters[f"item.{name}.centroids"]
+        parts = own[rows].view(len(rows), len(centroids), -1).movedim(1, 0)
+        nearest = torch.cdist(parts, centroids).min(2).values.square().sum(0)
+        torch.testing.assert_close((got[rows] - own[rows]).square().sum(1), nearest, rtol=1e-4, atol=1e-5)
+    assert (got[fine] - own[fine]).square().mean() < 0.2 * own[fine].square().mean()
+
+
+def test_scores_of_cosines_keep_their_size_when_a_table_gets_codes() -> None:
+    # what the network learned at one temperature it must not go on learning at another
+    before = scattered(200, COSINE)
+    inputs = Inputs.of(random_batch(200, 5, 8, seed=0))
+    for step in (Tier(share=0.9, fine_codes=8, bits=8, codes=8), ProductQuantize(codes=8, bits=8)):
+        after = made(before, step)
+        scores = []
+        for checkpoint in (before, after):
+            network: Any = checkpoint.network()
+            with torch.inference_mode():
+                scores.append(network.user_vectors(inputs) @ network.item_vectors()[1:].T)
+        assert (scores[1] - scores[0]).abs().max() < 0.1 * scores[0].abs().max()
+
+
+@pytest.mark.parametrize("config", [SASREC, COSINE])
+def test_codes_of_both_tiers_rest_while_their_sub_vectors_learn(config: Any, tmp_path: Path) -> None:
+    teacher = fit(cycle(), config, TRAIN, Machine(threads=1), Silent())
+    shop = Workshop(read=cycle, machine=Machine(threads=1))
+    tiers = {"share": 0.5, "fine_codes": 8, "codes": 4, "code_bits": 4}
+    before, after = (compress(teacher, Recipe(steps=(Tier(**tiers, train=how),)), shop) for how in (None, TRAIN))
+    for name in ("item.slots", "item.fine.codes", "item.coarse.codes"):
+        assert torch.equal(before.parameters[name], after.parameters[name])
+    for name in ("item.fine.centroids", "item.coarse.centroids"):
+        assert not torch.equal(before.parameters[name], after.parameters[name])
+    bundle = pack(after, tmp_path / "b")
+    assert bundle.manifest.index == TieredIndexConfig(fine_codes=8, bits=4, codes=4, code_bits=4)
+    network: Any = after.network()
+    with torch.inference_mode():
+        want = network.item_vectors().numpy()[1:]
+    found = open_bundle(tmp_path / "b").index
+    assert found.vectors(np.arange(1, len(want) + 1, dtype=np.int32)) == pytest.approx(want, abs=1e-6)
+
+
+def test_a_catalogue_too_small_for_two_tiers_is_packed_as_vectors(tmp_path: Path) -> None:
+    after = made(scattered(20), Tier(share=0.01, fine_codes=4, codes=4))
+    bundle = pack(after, tmp_path / "b")
+    assert bundle.manifest.index == ExactConfig()
 
 
 @pytest.mark.parametrize("config", [SASREC, COSINE])
@@ -250,6 +311,7 @@ def test_it_is_not_made_from_vectors() -> None:
     ("steps", "message"),
     [
         ([Tier(codes=3)], r"\$\.steps\[0\]: .*codes = 3 does not divide"),
+        ([Tier(fine_codes=3)], r"\$\.steps\[0\]: .*fine_codes = 3 does not divide"),
         ([Tier(codes=1, code_bits=4)], "fill no whole bytes"),
         ([Tier(codes=4), Tier(codes=4)], r"\$\.steps\[1\]: the item table is not of floats any more"),
         ([ProductQuantize(codes=4), Tier(codes=4)], r"\$\.steps\[1\]: the item table is not of floats any more"),
@@ -264,7 +326,15 @@ def test_steps_that_cannot_be_done(steps: list[Any], message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"share": -0.1}, "share = -0.1"), ({"bits": 3}, "bits = 3"), ({"power": 3}, "power = 3")]
+    ("settings", "message"),
+    [
+        ({"share": -0.1}, "share = -0.1"),
+        ({"share": 1, "fine_codes": 4}, "leaves one of two tiers"),
+        ({"bits": 3}, "bits = 3"),
+        ({"fine_codes": -1}, "fine_codes = -1"),
+        ({"fine_codes": 4, "bits": 2}, "codes have 4 or 8 bits"),
+        ({"power": 3}, "power = 3"),
+    ],
 )
 def test_settings_that_cannot_work(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

@@ -13,13 +13,23 @@ from hypothesis import strategies as st
 from millirec import index
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.tensors import load_tensors, save_tensors
-from millirec.index import ExactConfig, Index, IndexConfig, PQConfig, ProductIndexConfig, TableIndexConfig
+from millirec.index import (
+    ExactConfig,
+    Index,
+    IndexConfig,
+    PQConfig,
+    ProductIndex,
+    ProductIndexConfig,
+    TableIndexConfig,
+    TieredIndexConfig,
+)
 
 CONFIGS = [
     pytest.param(ExactConfig(), id="exact"),
     pytest.param(PQConfig(), id="pq"),
     pytest.param(TableIndexConfig(), id="table"),
     pytest.param(ProductIndexConfig(codes=8, bits=8), id="product"),
+    pytest.param(TieredIndexConfig(fine_codes=8, bits=8, codes=8, code_bits=8), id="tiered"),
     pytest.param(PQConfig(codes=4), id="pq-few-codes"),
     pytest.param(PQConfig(lists=5, probes=5), id="pq-inverted-file"),
 ]
@@ -38,6 +48,18 @@ def brute(vectors: np.ndarray, query: np.ndarray, k: int) -> list[int]:
     return [row for _, row in sorted(scores)[:k]]
 
 
+def made(vectors: np.ndarray, config: IndexConfig) -> Index:
+    """The index over these vectors; where it is not made from vectors, every third item is of the fine tier."""
+    if not isinstance(config, TieredIndexConfig):
+        return index.build(vectors, config)
+    fine = np.arange(len(vectors)) % 3 == 1
+    arrays = {"slots": np.cumsum(fine, dtype=np.int32)[:, None]}
+    own = np.vstack([vectors[:1], vectors[fine]]), vectors[~fine]
+    for name, rows, tier in zip(("fine", "coarse"), own, config.tiers(), strict=True):
+        arrays |= {f"{name}.{part}": array for part, array in ProductIndex.build(rows, tier).arrays().items()}
+    return index.load(arrays, config)
+
+
 def test_every_kind_is_here() -> None:
     assert {type(param.values[0]) for param in CONFIGS} == set(get_args(IndexConfig))
 
@@ -49,7 +71,7 @@ def test_known_answers(config: IndexConfig) -> None:
     plane = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     vectors = np.zeros((41, 8), np.float32)
     vectors[:, :2] = plane
-    built = index.build(vectors, config)
+    built = made(vectors, config)
     assert (built.n_items, built.dim) == (40, 8)
     found = built.search(vectors[[10, 20]], 3)
     assert found.rows[:, 0].tolist() == [10, 20]
@@ -62,7 +84,7 @@ def test_known_answers(config: IndexConfig) -> None:
 
 @every
 def test_a_batch_says_what_its_queries_say_alone(config: IndexConfig) -> None:
-    built = index.build(random_vectors(), config)
+    built = made(random_vectors(), config)
     queries = random_vectors(40, seed=1)[1:]
     whole = built.search(queries, 10)
     assert (np.diff(whole.scores, axis=1) <= 0).all()
@@ -76,7 +98,7 @@ def test_a_batch_says_what_its_queries_say_alone(config: IndexConfig) -> None:
 @every
 @pytest.mark.parametrize("k", [1, 299, 300, 301, 1000])
 def test_any_k(config: IndexConfig, k: int) -> None:
-    built = index.build(random_vectors(), config)
+    built = made(random_vectors(), config)
     rows, scores = built.search(random_vectors(5, seed=2)[1:], k)
     assert rows.shape == scores.shape == (5, k)
     full = min(k, 300)
@@ -91,7 +113,7 @@ def test_any_k(config: IndexConfig, k: int) -> None:
 def test_save_and_load_change_nothing(config: IndexConfig, tmp_path: Path) -> None:
     vectors = random_vectors()
     vectors[7] = np.nan
-    built = index.build(vectors, config)
+    built = made(vectors, config)
     save_tensors(built.arrays(), tmp_path / "index")
     back = index.load(load_tensors(tmp_path / "index"), config)
     queries, rows = random_vectors(20, seed=3)[1:], np.arange(301, dtype=np.int32)
@@ -103,7 +125,7 @@ def test_save_and_load_change_nothing(config: IndexConfig, tmp_path: Path) -> No
 
 @every
 def test_the_same_vectors_give_the_same_bytes(config: IndexConfig) -> None:
-    one, other = (index.build(random_vectors(), config).arrays() for _ in range(2))
+    one, other = (made(random_vectors(), config).arrays() for _ in range(2))
     assert {name: array.tobytes() for name, array in one.items()} == {
         name: array.tobytes() for name, array in other.items()
     }
@@ -113,7 +135,7 @@ def test_the_same_vectors_give_the_same_bytes(config: IndexConfig) -> None:
 def test_nan_and_infinity_sink(config: IndexConfig) -> None:
     vectors = random_vectors()
     vectors[5, 2], vectors[9], vectors[11, 0] = np.nan, np.inf, -np.inf
-    built = index.build(vectors, config)
+    built = made(vectors, config)
     found = built.search(random_vectors(10, seed=4)[1:], 300)
     assert not np.isin(found.rows, [5, 9, 11]).any()
     assert ((found.rows > 0).sum(axis=1) == 297).all()
@@ -128,7 +150,7 @@ def test_nan_and_infinity_sink(config: IndexConfig) -> None:
 def test_a_query_that_is_no_number_matches_nothing(config: IndexConfig, bad: float) -> None:
     queries = random_vectors(3, seed=4)[1:]
     queries[1, 3] = bad
-    found = index.build(random_vectors(), config).search(queries, 5)
+    found = made(random_vectors(), config).search(queries, 5)
     assert (found.rows[1] == 0).all()
     assert np.isneginf(found.scores[1]).all()
     assert (found.rows[[0, 2]] > 0).all()
@@ -137,7 +159,7 @@ def test_a_query_that_is_no_number_matches_nothing(config: IndexConfig, bad: flo
 @every
 def test_scores_and_vectors_of_given_rows(config: IndexConfig) -> None:
     vectors = random_vectors()
-    built = index.build(vectors, config)
+    built = made(vectors, config)
     rows = np.array([[3, 300, 3, 0], [1, 0, 2, 17]], np.int32)
     queries = random_vectors(2, seed=5)[1:]
     scores = built.scores(queries, rows)
@@ -154,7 +176,7 @@ def test_scores_and_vectors_of_given_rows(config: IndexConfig) -> None:
 
 @every
 def test_several_threads_may_search(config: IndexConfig) -> None:
-    built = index.build(random_vectors(), config)
+    built = made(random_vectors(), config)
     queries = random_vectors(64, seed=6)[1:]
     ks = (3, 40, 150)
     want = {k: built.search(queries, k).rows for k in ks}
@@ -174,7 +196,7 @@ def test_several_threads_may_search(config: IndexConfig) -> None:
 def test_random_vectors_against_brute_force(config: IndexConfig, seed: int, n: int, k: int) -> None:
     vectors = random_vectors(n, seed=seed)
     queries = random_vectors(4, seed=seed + 1)[1:]
-    found = index.build(vectors, config).search(queries, k).rows
+    found = made(vectors, config).search(queries, k).rows
     want = [brute(vectors, query, k) for query in queries]
     if isinstance(config, ExactConfig | ProductIndexConfig):
         assert [line[line > 0].tolist() for line in found] == want
@@ -189,7 +211,7 @@ def test_recall_where_not_everything_is_re_ranked(config: IndexConfig) -> None:
     centres = rng.standard_normal((100, 16))
     vectors = (centres[rng.integers(0, 100, 6001)] + 0.6 * rng.standard_normal((6001, 16))).astype(np.float32)
     queries = (vectors[rng.integers(1, 6001, 100)] + 0.3 * rng.standard_normal((100, 16))).astype(np.float32)
-    built, truth = index.build(vectors, config), index.build(vectors, ExactConfig())
+    built, truth = made(vectors, config), index.build(vectors, ExactConfig())
     assert index.recall(built, truth, queries) >= 0.95
     assert index.recall(truth, truth, queries) == 1
 
@@ -203,7 +225,7 @@ def test_nothing_to_search_is_refused(config: IndexConfig, shape: tuple[int, ...
 
 @every
 def test_damaged_arrays_are_refused(config: IndexConfig) -> None:
-    whole = index.build(random_vectors(), config).arrays()
+    whole = made(random_vectors(), config).arrays()
     for name, array in whole.items():
         for damaged in (array[:0], array.ravel()[: array.size // 2].astype(np.float64), np.zeros(7, np.uint8)):
             with pytest.raises(ArtifactError):

@@ -22,6 +22,7 @@ from millirec.data.folder import new_folder
 from millirec.data.tensors import Array, save_tensors
 from millirec.index import ExactConfig, Index, IndexConfig, PQConfig, TableIndex, TableIndexConfig
 from millirec.index.product import ProductIndex, ProductIndexConfig
+from millirec.index.tiered import TieredIndex, TieredIndexConfig
 from millirec.models.graph import Graph
 
 if TYPE_CHECKING:
@@ -231,6 +232,11 @@ def _index_of_table(checkpoint: "Checkpoint") -> tuple[IndexConfig, Index] | Non
             return product, ProductIndex(arrays["codes"], arrays["centroids"])
         case Quantized(bits=bits):
             config = TableIndexConfig(table="quantized", bits=bits, unit=unit)
+        case Tiered(fine_codes=fine_codes, bits=bits, codes=codes, code_bits=code_bits) if fine_codes:
+            if not 0 < model.table.fine(n_items) < n_items:
+                return None
+            tiers = TieredIndexConfig(fine_codes=fine_codes, bits=bits, codes=codes, code_bits=code_bits)  # type: ignore[arg-type]
+            return tiers, TieredIndex.of_table(arrays)
         case Tiered(bits=bits):
             config = TableIndexConfig(table="tiered", bits=bits, unit=unit)
         case LowRank():

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -52,7 +52,10 @@ class NewTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         raise NotImplementedError
 
     def rewritten(self, config: ModelConfig, n_items: int) -> ModelConfig:
-        """The config with its `table` replaced. Raises ConfigError when it has none of floats."""
+        """The config with its `table` replaced. Raises ConfigError when it has none of floats.
+
+        `apply` may change its temperature, see `fitted`.
+        """
         del n_items
         new = replaced_table(config, self.table())
         if not isinstance(config, NetworkConfig) or not isinstance(config.table, Dense):
@@ -64,11 +67,20 @@ class NewTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     def apply(self, checkpoint: Checkpoint, workshop: Workshop, folder: Path | None) -> Checkpoint:
         """Fit the table and train on if asked to. With data the validation figure is measured again."""
-        config = self.rewritten(checkpoint.config, len(checkpoint.catalog))
+        config = self.fitted(self.rewritten(checkpoint.config, len(checkpoint.catalog)), checkpoint)
         made = replace(checkpoint, config=config, parameters=self.parameters(checkpoint, workshop, config), metrics={})
         if self.train is not None:
             made = self.learned(made, checkpoint, self.train, workshop, folder)
         return measured(made, workshop) if self.needs_data else made
+
+    def fitted(self, config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+        """The config with a temperature that leaves scores as they were, where the new vectors are not of length 1."""
+        temperature, table = getattr(config, "temperature", None), cast(ItemTable, build(config, 1).item)
+        if temperature is None or table.unit:
+            return config
+        length = float(dense_vectors(checkpoint, table)[1:].norm(dim=1).mean())
+        scaled: ModelConfig = msgspec.structs.replace(config, temperature=temperature * length)
+        return scaled
 
     def learned(
         self, made: Checkpoint, before: Checkpoint, train: TrainConfig, workshop: Workshop, folder: Path | None

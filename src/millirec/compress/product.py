@@ -78,6 +78,10 @@ class JointProduct(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="j
         build(new, 1)
         return new
 
+    def fitted(self, config: ModelConfig, checkpoint: Checkpoint) -> ModelConfig:
+        """As `NewTable.fitted`; what is trained anew finds its own lengths."""
+        return config if self.fresh else super().fitted(config, checkpoint)
+
     def fit(self, table: ProductTable, checkpoint: Checkpoint, workshop: Workshop) -> None:
         """Codes as `codes_from` says, sub-vectors as means."""
         seed, weights = workshop.machine.seed, item_weights(checkpoint, self.power)[1:]

@@ -29,12 +29,16 @@ class Tier(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="tiered"):
     `step_scale` is as in `quantize`. With `train` the fine rows learn on, rounded as they will be, and so do the
     sub-vectors of the coarse items; who is fine, and the codes of the coarse ones, stay as they are.
 
+    With `fine_codes` above 0 they get so many codes of `bits` bits instead, as all others get theirs; an index then
+    scans both tiers without decoding them.
+
     All others get `codes` codes of `code_bits` bits, found by k-means among the parts of their own vectors; where
     scores are cosines, of their directions, scaled to their mean length.
     """
 
     share: float = 0.25
     bits: Literal[2, 4, 8] = 4
+    fine_codes: int = 0
     codes: int = 8
     code_bits: Literal[4, 8] = 8
     step_scale: float = 1.0
@@ -47,23 +51,32 @@ class Tier(NewTable, frozen=True, kw_only=True, tag_field="kind", tag="tiered"):
 
     def table(self) -> Tiered:
         """The config of the new table."""
-        return Tiered(share=self.share, bits=self.bits, codes=self.codes, code_bits=self.code_bits)
+        return Tiered(
+            share=self.share, bits=self.bits, fine_codes=self.fine_codes, codes=self.codes, code_bits=self.code_bits
+        )
 
     def fit(self, table: TieredTable, checkpoint: Checkpoint, workshop: Workshop) -> None:
         """Rows by events, levels as in a quantised table, codes and sub-vectors by k-means among the coarse items."""
         fine = most_taken(checkpoint.popularity, table.n_fine)
         coarse = np.setdiff1d(np.arange(1, table.n_items + 1), fine)
         table.divide(fine)
-        table.fine.codes[1:], table.fine.scale[1:] = self._coded(dense_vectors(checkpoint, table.fine, fine))
-        if len(coarse):
-            weights = item_weights(checkpoint, self.power)[coarse]
-            vectors = dense_vectors(checkpoint, table.coarse, coarse)
-            cluster(table.coarse, vectors, weights, workshop.machine.seed)
+        weights, seed = item_weights(checkpoint, self.power), workshop.machine.seed
+        if not self.fine_codes:
+            table.fine.codes[1:], table.fine.scale[1:] = self._coded(dense_vectors(checkpoint, table.fine, fine))
+            if len(coarse):
+                cluster(table.coarse, dense_vectors(checkpoint, table.coarse, coarse), weights[coarse], seed)
+            return
+        vectors = dense_vectors(checkpoint, table)  # of one length in both tiers, where scores are cosines
+        for part, rows in ((table.fine, fine), (table.coarse, coarse)):
+            if len(rows):
+                cluster(part, vectors[rows], weights[rows], seed)
 
     def learned(
         self, made: Checkpoint, before: Checkpoint, train: TrainConfig, workshop: Workshop, folder: Path | None
     ) -> Checkpoint:
         """`made` after training on, its fine rows from those of `before`."""
+        if self.fine_codes:
+            return super().learned(made, before, train, workshop, folder)
         rows = most_taken(before.popularity, Tiered(share=self.share).fine(len(before.catalog)))
         free = partial(self._free, vectors=before.parameters["item.weight"][rows])
         after = recovered(made, train, workshop, folder, free)

@@ -9,6 +9,7 @@ from millirec.index.exact import ExactConfig, ExactIndex
 from millirec.index.pq import PQConfig, PQIndex
 from millirec.index.product import ProductIndex, ProductIndexConfig
 from millirec.index.table import TableIndex, TableIndexConfig
+from millirec.index.tiered import TieredIndex, TieredIndexConfig
 
 __all__ = [
     "ExactConfig",
@@ -20,12 +21,14 @@ __all__ = [
     "ProductIndexConfig",
     "TableIndex",
     "TableIndexConfig",
+    "TieredIndex",
+    "TieredIndexConfig",
     "build",
     "load",
     "recall",
 ]
 
-IndexConfig = ExactConfig | PQConfig | ProductIndexConfig | TableIndexConfig
+IndexConfig = ExactConfig | PQConfig | ProductIndexConfig | TableIndexConfig | TieredIndexConfig
 
 
 def build(vectors: Floats, config: IndexConfig) -> Index:
@@ -41,6 +44,10 @@ def build(vectors: Floats, config: IndexConfig) -> Index:
             return ProductIndex.build(vectors, config)
         case TableIndexConfig():
             return TableIndex.build(vectors, config)
+        case TieredIndexConfig():
+            raise ConfigError(
+                '$.index.kind = "tiered" is not made from vectors', "pack a model that has a tiered table of codes"
+            )
 
 
 def load(arrays: Mapping[str, Array], config: IndexConfig) -> Index:
@@ -54,3 +61,5 @@ def load(arrays: Mapping[str, Array], config: IndexConfig) -> Index:
             return ProductIndex.load(arrays, config)
         case TableIndexConfig():
             return TableIndex.load(arrays, config)
+        case TieredIndexConfig():
+            return TieredIndex.load(arrays, config)

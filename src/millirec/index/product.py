@@ -132,6 +132,14 @@ class ProductIndex:
             out.rows[b, :kept], out.scores[b, :kept] = best[finite], scores[finite]
         return out
 
+    def most(self, vectors: Floats) -> Floats:
+        """What no item's score exceeds, (B,); NaN for queries that hold NaN or infinity."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = self._products(vectors)
+            highest, lowest = products.max(axis=2), products.min(axis=2)
+            bound: Floats = highest.sum(axis=1) + _SLACK * np.maximum(highest, -lowest).sum(axis=1)
+        return bound
+
     def scores(self, vectors: Floats, rows: Rows) -> Floats:
         """Inner products (B, C) of each query with its own rows."""
         with np.errstate(over="ignore", invalid="ignore"):
