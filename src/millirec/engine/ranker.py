@@ -116,7 +116,7 @@ class LiveRanker:
 
     def _part(self, rows: NDArray[np.int32]) -> NDArray[np.float32]:
         if self._parts is not None:
-            return self._parts.take(rows, axis=0)
+            return self._parts.take(rows, axis=0, mode="clip")
         assert self._item_graph is not None  # noqa: S101
         return self._item_graph.of(self.features, rows)
 

@@ -5,13 +5,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millirec.data.features import Events, Features, FeatureState, Featuriser, LiveFeatures
+from millirec.data.features import (
+    Events,
+    Features,
+    FeatureState,
+    Featuriser,
+    LiveFeatures,
+    Questions,
+    counts,
+    live_numbers,
+    replayed,
+)
 from millirec.data.features.config import CategoricalField, CounterField, CrossField, NumericField, SequenceField
 from millirec.data.features.live import LiveRows
 from millirec.data.features.ragged import Ragged
 from millirec.data.labels import POSITIVE
 from tests.data.features.test_live_and_batch import GAPS, LOGS, columns, facts_of
-from tests.data.features.world import DAY, FIELDS, items, users
+from tests.data.features.world import DAY, FIELDS, HOUR, items, users
 
 MORE = (
     *FIELDS,
@@ -134,3 +144,48 @@ def test_a_state_that_does_not_fit_is_refused(name: str) -> None:
     assert name in arrays
     with pytest.raises((ValueError, KeyError)):
         FeatureState(featuriser.needs, featuriser.keys).load({**arrays, name: arrays[name][:-1] + 1})
+
+
+def counted(n: int) -> tuple[Featuriser, FeatureState, LiveFeatures, tuple]:
+    """Features of all kinds over a log in which some items are met often; nothing of it is known yet."""
+    rng = np.random.default_rng(0)
+    popular = np.minimum(rng.geometric(0.4, n), 8)
+    log = [(int(rng.integers(1, 7)), int(i), int(rng.integers(0, 3)), int(rng.integers(-1, 2))) for i in popular]
+    events = columns(0, log)
+    featuriser = Featuriser.fit(FIELDS, facts_of(events), events[3] == POSITIVE, users(), items())
+    state = FeatureState(featuriser.needs, featuriser.keys)
+    return featuriser, state, LiveFeatures(featuriser, state), events
+
+
+@pytest.mark.parametrize(("first", "largest", "desks"), [(1, 4, 2), (2, 1 << 18, 8)])
+def test_counts_beyond_their_table_have_the_same_bytes(
+    first: int, largest: int, desks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tables of scaled counts grow, up to a size; whatever they hold, and for any number of candidates."""
+    monkeypatch.setattr(live_numbers, "_FIRST", first)
+    monkeypatch.setattr(live_numbers, "_LARGEST", largest)
+    monkeypatch.setattr(live_numbers, "_DESKS", desks)
+    featuriser, state, live, events = counted(120)
+    seen = 0.0
+    for i, event in enumerate(zip(*(c.tolist() for c in events), strict=True)):
+        state.observe(*event)
+        rows, now = np.arange(1, 2 + i % 8, dtype=np.int32), event[2] + 1
+        wanted = featuriser.features(state.facts(event[0], rows, now))
+        assert assembled(live, rows, live.rows(event[0], rows, now)).to_bytes() == wanted.to_bytes()
+        seen = max(seen, float(state.counts[0].read((rows.astype(np.int64),)).max()))
+    assert seen > 20
+
+
+@pytest.mark.parametrize("few", [0, 1000])
+def test_events_leave_a_window_together_or_one_by_one(few: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has gone out of every window counts no more, whichever way it was taken away."""
+    monkeypatch.setattr(counts, "_FEW_EVENTS", few)
+    featuriser, state, live, events = counted(60)
+    for event in zip(*(c.tolist() for c in events), strict=True):
+        state.observe(*event)
+    rows, last = np.arange(1, 9, dtype=np.int32), int(events[2].max())
+    for now in (last + 1, last + 2 * HOUR, last + 2 * DAY, last + 40 * DAY):
+        found = assembled(live, rows, live.rows(1, rows, now))
+        asked = Questions(np.full(8, 1), rows.astype(np.int64), np.full(8, now), {})
+        facts = replayed(Events(*events), asked, featuriser.needs, featuriser.keys)
+        assert found.to_bytes() == featuriser.features(facts).to_bytes()

@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.data.features.facts import NEVER, STEPS, first_step
-from millirec.data.labels import NEGATIVE, POSITIVE
+from millirec.data.labels import NEGATIVE, POSITIVE, UNLABELLED
 
 Arrays = dict[str, NDArray[Any]]
 _NOWHERE = (1 << 31) - 1  # behind every place: reads the last row, which stays 0
 _EMPTY = np.full(1, _NOWHERE, np.int32)
 _SHORT = 256  # right numbers: a row of places takes a KiB
+_FEW_EVENTS = 8
 _FEW_CELLS = 16 << 20  # of all rows together, four bytes each
 
 
@@ -33,20 +34,23 @@ class Counts:
         self._pairs = Pairs(*sizes) if len(by) == 2 else None
         self._sliding = [_Window(3 * i, window) for i, window in enumerate(windows) if window]
         self._forgets = 0 not in windows
+        # what an event of each label adds to all windows
+        one = {POSITIVE: [1, 1, 0], NEGATIVE: [1, 0, 1], UNLABELLED: [1, 0, 0]}
+        self._one = {label: np.array(added * len(windows), np.int32) for label, added in one.items()}
 
     def add(self, key: tuple[int, ...], time: int, label: int) -> None:
         """Take in one event. One that every window has passed by is dropped."""
-        if self._forgets and all(time < window.opened for window in self._sliding):
+        passed = [window for window in self._sliding if time < window.opened]
+        if self._forgets and len(passed) == len(self.windows):
             return
         place = key[0] if self._pairs is None else self._pairs.place(key)
         self._reach(place)
         row = self._sums[place]
-        for i, window in enumerate(self.windows):
-            if not window:
-                _count(row, 3 * i, label)
+        row += self._one[label]
         for sliding in self._sliding:
-            if time >= sliding.opened:
-                _count(row, sliding.column, label)
+            if sliding in passed:
+                row[sliding.column : sliding.column + 3] -= self._one[label][:3]
+            else:
                 sliding.add(place, time, label)
 
     def add_all(self, keys: tuple[NDArray[np.int64], ...], times: NDArray[np.int64], labels: NDArray[np.int8]) -> None:
@@ -75,15 +79,15 @@ class Counts:
                     there = np.unique(places)
                     self._pairs.free(there[~self._sums[there].any(axis=1)])
 
-    def read(self, keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int32]:
-        """What is counted for keys (n,), int32 (n, 3 x windows)."""
+    def read(self, keys: tuple[NDArray[np.int64], ...], out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
+        """What is counted for keys (n,), int32 (n, 3 x windows); into `out` where it is given."""
         places = keys[0] if self._pairs is None else self._pairs.found(keys)
-        return self._sums.take(places, axis=0, mode="clip")
+        return self._sums.take(places, axis=0, mode="clip", out=out)
 
-    def read_of(self, left: int, rights: NDArray[np.int64]) -> NDArray[np.int32]:
+    def read_of(self, left: int, rights: NDArray[np.int64], out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
         """As `read`, for pairs of one number with many."""
         assert self._pairs is not None  # noqa: S101
-        return self._sums.take(self._pairs.found_of(left, rights), axis=0, mode="clip")
+        return self._sums.take(self._pairs.found_of(left, rights), axis=0, mode="clip", out=out)
 
     def arrays(self) -> Arrays:
         """All of it, to be kept: the inverse of `load`."""
@@ -113,16 +117,13 @@ class Counts:
             self._sums = grown
 
     def _change(self, column: int, places: NDArray[Any], labels: NDArray[np.int8], how: np.ufunc) -> None:
+        if len(places) <= _FEW_EVENTS:  # one after the other: a call that sums up at places costs as much as ten events
+            for place, label in zip(places.tolist(), labels.tolist(), strict=True):
+                row = self._sums[place, column : column + 3]
+                how(row, self._one[label][:3], out=row)
+            return
         for i, which in enumerate((slice(None), labels == POSITIVE, labels == NEGATIVE)):
             how.at(self._sums[:, column + i], places[which], 1)
-
-
-def _count(row: NDArray[np.int32], column: int, label: int) -> None:
-    row[column] += 1
-    if label == POSITIVE:
-        row[column + 1] += 1
-    elif label == NEGATIVE:
-        row[column + 2] += 1
 
 
 class _Window:

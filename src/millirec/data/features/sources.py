@@ -92,7 +92,8 @@ def context_numbers(source: str, context: Mapping[str, NDArray[Any]], n: int) ->
 
 def _finite(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """An infinite number tells no more than a missing one."""
-    return np.where(np.isfinite(numbers), numbers, np.nan)
+    known = np.isfinite(numbers)
+    return numbers if known.all() else np.where(known, numbers, np.nan)
 
 
 def rows_of(source: str, facts: Facts) -> NDArray[np.int64]:
