@@ -39,6 +39,6 @@ Calibration = Sigmoid | Platt | Isotonic
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Without overflow on either side."""
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+    with np.errstate(over="ignore"):  # one over infinity is 0, as it should be
+        out: NDArray[np.float64] = 1 / (1 + np.exp(-x))
+    return out
