@@ -223,6 +223,25 @@ def test_what_features_add_is_told(folder: Path) -> None:
     assert text.count("can go") == 3
 
 
+def test_features_are_left_out_in_earnest(folder: Path) -> None:
+    """The rate says what person and shop say together, and without all three nothing is left."""
+    ranker = folder / "runs/clicks/checkpoint"
+    groups = ["--group", "person=user", "--group", "all that tells=user,rate"]
+    done = millirec("features", ranker, "--retrain", "--seeds", "1", *groups, "--json")
+    report = json.loads(done.stdout)
+    assert report["features"][0]["name"] == "rate"
+    first, second = report["retrained"]["groups"]
+    assert (first["name"], first["features"]) == ("all that tells", ["user", "rate"])
+    assert first["auc"]["low"] > 0.1
+    assert abs(second["auc"]["value"]) < 0.1
+    assert "2 trainings: some" in done.stderr
+    assert "without person, seed 42: AUC " in done.stderr
+    assert "(2 of 2, 0 seconds left)" in done.stderr
+    text = millirec("features", ranker, "--retrain", "--seeds", "1", "-c", folder / "clicks.toml").stdout
+    assert "retrained with seeds 42" in text
+    assert text.count(" shop ") >= 2
+
+
 def test_a_ranker_is_compressed_by_a_recipe_of_its_own(folder: Path) -> None:
     recipe, small = folder / "small.toml", folder / "small"
     recipe.write_text('[[steps]]\nkind = "features"\nleave_out = ["user"]\n[[steps]]\nkind = "quantize"\n')
@@ -239,7 +258,16 @@ def test_a_ranker_is_compressed_by_a_recipe_of_its_own(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--part", "train"], "--part train"), (["--repeats", "0"], "--repeats 0"), (["-c", "none.toml"], "none.toml")],
+    [
+        (["--part", "train"], "--part train"),
+        (["--repeats", "0"], "--repeats 0"),
+        (["-c", "none.toml"], "none.toml"),
+        (["--retrain", "--seeds", "0"], "--seeds 0"),
+        (["--group", "a=user"], "--group without --retrain"),
+        (["--retrain", "--group", "user"], "--group 'user'"),
+        (["--retrain", "--group", "a=user", "--group", "a=shop"], "--group a stands twice"),
+        (["--retrain", "--group", "a=film"], "no features ['film']"),
+    ],
 )
 def test_features_asked_for_wrongly(folder: Path, arguments: list[str], message: str) -> None:
     assert message in millirec("features", folder / "runs/clicks/checkpoint", *arguments, code=2).stderr

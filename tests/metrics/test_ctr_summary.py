@@ -5,7 +5,7 @@ import pytest
 
 from millirec.data.errors import DataError
 from millirec.metrics import ctr
-from millirec.metrics.ctr_summary import auc_interval, losses, summarise_chances
+from millirec.metrics.ctr_summary import auc_interval, losses, resampled_aucs, summarise_chances
 
 
 def rows(n: int = 200, people: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -31,6 +31,16 @@ def test_the_interval_is_that_of_resampled_people() -> None:
 def test_resamples_without_both_labels_are_left_out() -> None:
     low, high = auc_interval(np.array([1, 0, 1]), np.array([0.9, 0.1, 0.2]), np.array([1, 2, 3]), n=200)
     assert (low, high) == (1, 1)
+
+
+def test_resamples_of_two_rankers_are_the_same_people() -> None:
+    """So a ranker that is a little worse for everybody is worse in every draw."""
+    labels, scores, users = rows()
+    better = resampled_aucs(labels, scores + 0.2 * labels, users, n=50)
+    same = resampled_aucs(labels, 3 * scores, users, n=50)
+    assert (better > same).all()
+    assert (same == resampled_aucs(labels, scores, users, n=50)).all()
+    assert np.isnan(resampled_aucs(np.array([1, 0]), np.array([0.2, 0.1]), np.array([1, 2]), n=50)).any()
 
 
 def test_the_summary_says_what_the_metrics_say() -> None:

@@ -34,8 +34,20 @@ def auc_interval(
 ) -> tuple[float, float]:
     """The ends of the percentile bootstrap interval of `ctr.auc`; resamples draw users.
 
-    Rows are sorted once: a resample gives each row a weight, and the AUC of weighted rows is a sum over distinct
-    scores. Resamples without both labels are left out.
+    Resamples without both labels are left out.
+    """
+    found = resampled_aucs(labels, scores, users, n, seed)
+    low, high = np.nanquantile(found, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def resampled_aucs(
+    labels: Array, scores: Array, users: Array, n: int = _RESAMPLES, seed: int = 0
+) -> NDArray[np.float64]:
+    """`ctr.auc` of `n` resamples of the users, each with all of his rows, (n,); NaN where one has not both labels.
+
+    The same seed and users are the same draws, so those of two rankers are paired. Rows are sorted once: a resample
+    gives each row a weight, and the AUC of weighted rows is a sum over distinct scores.
     """
     ctr.auc(labels, scores)  # refuses what cannot be compared
     _, rank = np.unique(scores, return_inverse=True)
@@ -44,17 +56,16 @@ def auc_interval(
     _, user = np.unique(users, return_inverse=True)
     user, positive = user[order], np.asarray(labels)[order].astype(np.float64)
     rng, people = np.random.default_rng(seed), int(user.max()) + 1
-    found = []
-    for _ in range(n):
+    found = np.full(n, np.nan)
+    for i in range(n):
         weights = np.bincount(rng.integers(0, people, people), minlength=people)[user].astype(np.float64)
         positives, all_ = np.add.reduceat(weights * positive, starts), np.add.reduceat(weights, starts)
         negatives = all_ - positives
         total = positives.sum() * negatives.sum()
         if total:
             below = np.cumsum(negatives) - negatives / 2
-            found.append((positives * below).sum() / total)
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+            found[i] = (positives * below).sum() / total
+    return found
 
 
 def losses(labels: Array, chances: Array) -> NDArray[np.float64]:

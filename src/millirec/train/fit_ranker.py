@@ -9,6 +9,7 @@ import msgspec
 from torch import Tensor, nn
 
 from millirec.data.dataset import VALIDATION, Dataset
+from millirec.data.errors import ConfigError
 from millirec.data.features import Featuriser, FieldConfig, RankingRows, ranking_rows, with_tasks
 from millirec.data.labels import LabelConfig, labels_of, tasks_of
 from millirec.data.lineage import Provenance, Step
@@ -102,6 +103,15 @@ def settled(network: nn.Module, rows: RankingRows, method: Method) -> tuple[Cali
     logits, labels = logits_of(network.eval(), rows.features.take(part)), rows.labels[part]
     calibration = calibrated(method, logits, labels)
     return calibration, {"auc": ctr.auc(labels, logits), "log_loss": ctr.log_loss(labels, calibration.chances(logits))}
+
+
+def training_of(checkpoint: RankerCheckpoint) -> RankTrainConfig:
+    """How it was trained, from its lineage. Raises ConfigError when that does not tell."""
+    for step in reversed(checkpoint.lineage):
+        if step.name == "train":
+            own = {name: value for name, value in step.settings.items() if name in RankTrainConfig.__struct_fields__}
+            return msgspec.convert(own, RankTrainConfig)
+    raise ConfigError("the ranker does not say how it was trained", "give `train`")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
-import msgspec
 from torch import nn
 
 from millirec.compress.sparsity import keep_zeros
@@ -83,15 +82,6 @@ def measured(checkpoint: RankerCheckpoint, rows: RankingRows, train: RankTrainCo
     """Calibrated anew as `train` says, with the figures of the validation part."""
     calibration, metrics = settled(checkpoint.network(), rows, train.calibration)
     return replace(checkpoint, calibration=calibration, metrics=metrics)
-
-
-def training_of(checkpoint: RankerCheckpoint) -> RankTrainConfig:
-    """How it was trained, from its lineage. Raises ConfigError when that does not tell."""
-    for step in reversed(checkpoint.lineage):
-        if step.name == "train":
-            own = {name: value for name, value in step.settings.items() if name in RankTrainConfig.__struct_fields__}
-            return msgspec.convert(own, RankTrainConfig)
-    raise ConfigError("the ranker does not say how it was trained", "give `train`")
 
 
 def check_network(config: RankerConfig, what: str) -> None:

@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import msgspec
 
-from millirec.compress.rankers.base import RankerWorkshop, recovered, training_of
+from millirec.compress.rankers.base import RankerWorkshop, recovered
 from millirec.data.errors import ConfigError
 from millirec.data.features import Schema
 from millirec.models.base import MultiTask
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
 from millirec.models.rankers.config import RankerConfig, build_ranker
 from millirec.models.rankers.trees import TreesConfig
+from millirec.train.fit_ranker import training_of
 from millirec.train.rank_config import RankTrainConfig
 from millirec.train.rank_loss import Lesson
 

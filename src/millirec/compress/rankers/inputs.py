@@ -6,7 +6,7 @@ import msgspec
 import torch
 from torch import nn
 
-from millirec.compress.rankers.base import RankerWorkshop, recovered, training_of
+from millirec.compress.rankers.base import RankerWorkshop, recovered
 from millirec.data.errors import ConfigError
 from millirec.data.features import Featuriser, Schema
 from millirec.data.features.config import SequenceField
@@ -15,6 +15,7 @@ from millirec.models.rankers.config import RankerConfig, build_ranker
 from millirec.models.rankers.din import DINConfig
 from millirec.models.rankers.fields import FieldVectors, spans
 from millirec.train.feature_report import feature_report
+from millirec.train.fit_ranker import training_of
 from millirec.train.rank_config import RankTrainConfig
 
 
@@ -74,11 +75,10 @@ class LeaveOut(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def _without(featuriser: Featuriser, names: set[str]) -> Featuriser:
     """A featuriser of the other fields. Raises ConfigError when none is left."""
     needed = {f.of for f in featuriser.fields if isinstance(f, SequenceField) and f.name not in names}
-    fields = [field for field in featuriser.fields if field.name not in names or field.name in needed]
-    if not fields:
+    gone = names - needed
+    if len(gone) == len(featuriser.fields):
         raise ConfigError("no feature would be left", "lower `threshold`, or name fewer in `leave_out`")
-    learned = {field.name: featuriser.learned[field.name] for field in fields}
-    return Featuriser(fields, learned, featuriser.users, featuriser.items)
+    return featuriser.without(gone)
 
 
 @torch.no_grad()

@@ -5,12 +5,13 @@ from typing import Literal, get_args
 
 import msgspec
 
-from millirec.compress.rankers.base import RankerWorkshop, check_network, measured, recovered, training_of
+from millirec.compress.rankers.base import RankerWorkshop, check_network, measured, recovered
 from millirec.compress.sparsity import Kind, alive, least, least_of_all, prunable
 from millirec.data.errors import ConfigError
 from millirec.data.features import Schema
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import RankerConfig
+from millirec.train.fit_ranker import training_of
 from millirec.train.rank_config import RankTrainConfig
 
 

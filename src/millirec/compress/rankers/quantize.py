@@ -7,7 +7,7 @@ import msgspec
 import torch
 
 from millirec.compress.quantize import check_widths, rounded_weights
-from millirec.compress.rankers.base import RankerWorkshop, check_network, measured, training_of
+from millirec.compress.rankers.base import RankerWorkshop, check_network, measured
 from millirec.compress.rounding import row_codes
 from millirec.data.codes import pack
 from millirec.data.errors import ConfigError
@@ -15,6 +15,7 @@ from millirec.data.features import Schema
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import RankerConfig, build_ranker
 from millirec.models.rankers.fields import FieldVectors, rounds
+from millirec.train.fit_ranker import training_of
 
 Target = Literal["fp16", "bf16", "int8", "int4"]
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from millirec.compress.rankers.base import RankerWorkshop, check_network, measured, recovered, training_of
+from millirec.compress.rankers.base import RankerWorkshop, check_network, measured, recovered
 from millirec.data.dataset import TRAIN
 from millirec.data.errors import ConfigError
 from millirec.data.features import Featuriser, RankingRows, Schema
@@ -16,6 +16,7 @@ from millirec.data.features.config import CategoricalField, MultiValuedField
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import RankerConfig
 from millirec.models.rankers.fields import FieldVectors, spans
+from millirec.train.fit_ranker import training_of
 from millirec.train.rank_config import RankTrainConfig
 
 

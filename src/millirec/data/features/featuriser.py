@@ -1,6 +1,6 @@
 """`Featuriser`: facts become features. The one definition, for training rows and for live requests."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -69,6 +69,11 @@ class Featuriser:
             raise DataError("no training rows to learn features from", "use more data, or another split")
         learner = _Learner(facts, float(np.mean(labels)), Sources(users, items))
         return cls(fields, {field.name: learner.learned(field) for field in fields}, users, items)
+
+    def without(self, names: Collection[str]) -> "Featuriser":
+        """The other fields, with what they have learned. A sequence cannot stay without the field that it is `of`."""
+        fields = [field for field in self.fields if field.name not in names]
+        return Featuriser(fields, {field.name: self.learned[field.name] for field in fields}, self.users, self.items)
 
     def schema(self) -> Schema:
         """What a ranker must know to be built."""

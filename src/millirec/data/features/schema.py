@@ -1,5 +1,6 @@
 """`Schema`: what a ranker must know of its features to be built. `Features`: the arrays of rows, as it eats them."""
 
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,19 @@ class Features:
         """These rows only."""
         lists, sequences = (tuple(r.take(which) for r in kind) for kind in (self.lists, self.sequences))
         return Features(self.ids[which], self.numbers[which], lists, sequences)
+
+    def without(self, names: Collection[str], schema: Schema) -> "Features":
+        """The other features of those in `schema`, which is of these rows."""
+
+        def stay(own: Iterable[str]) -> list[int]:
+            return [place for place, name in enumerate(own) if name not in names]
+
+        return Features(
+            self.ids[:, stay(space.name for space in schema.categorical)],
+            self.numbers[:, stay(schema.numbers)],
+            tuple(self.lists[place] for place in stay(space.name for space in schema.lists)),
+            tuple(self.sequences[place] for place in stay(space.name for space in schema.sequences)),
+        )
 
     def to_bytes(self) -> bytes:
         """All of it, row after row: equal bytes are equal features."""
