@@ -3,10 +3,11 @@
 import argparse
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks.ranking import __main__ as command
-from benchmarks.ranking import runs, table
+from benchmarks.ranking import ensemble, leave_out, runs, table
 from millirec.config import RankerRun, convert
 
 DATA = {"kind": "movielens", "path": "somewhere"}
@@ -70,3 +71,42 @@ def test_the_table_sets_protocols_and_published_figures_side_by_side() -> None:
 def test_results_of_other_settings_are_left_out(change: dict[str, Any]) -> None:
     assert table.is_current(result("random-rows", 1, 0.8))
     assert not table.is_current(result("random-rows", 1, 0.8) | change)
+
+
+def test_results_are_ordered_by_their_means() -> None:
+    fm = [result("random-rows", 1, 0.80), result("random-rows", 2, 0.90)]
+    other = [result("random-rows", 1, 0.84, "lr"), result("global-time", 1, 0.99, "dnn")]
+    lines = table.table([*other, *fm], "ids").splitlines()[2:]
+    assert [line.split(" | ")[0] for line in lines] == ["| fm", "| lr", "| dnn"]
+
+
+def test_members_are_added_while_they_add() -> None:
+    """Two that err on different rows make a perfect third of them; one that knows nothing stays out."""
+    labels = np.array([1, 1, 1, 0, 0, 0], np.int8)
+    logits = {
+        "noise": np.array([0.0, 0, 0, 0, 0, 0]),
+        "one": np.array([3.0, 3, -1, 0, 0, 0]),
+        "other": np.array([-1.0, 3, 3, 0, 0, 0]),
+    }
+    chosen, course = ensemble.selected(logits, labels)
+    assert chosen == ["one", "other"]
+    assert course == [pytest.approx(6 / 9), 1.0]
+
+
+def test_groups_are_of_features_that_there_are() -> None:
+    run: RankerRun = convert(leave_out.sections() | {"data": DATA}, RankerRun, "leave-out")
+    names = {field.name for field in run.features}
+    assert all(set(features) <= names for features in leave_out.SPEC["groups"].values())
+    assert {name for features in leave_out.SPEC["groups"].values() for name in features} == names
+
+
+def test_retrained_and_permuted_stand_side_by_side() -> None:
+    figure = {"value": 0.01, "low": 0.005, "high": 0.015}
+    group = {"name": "who", "features": ["a", "b"], "auc": figure, "aucs": [0.008, 0.012], "log_loss": figure}
+    group |= {"p_value": 0.001, "useless": False}
+    permuted = [{"name": name, "auc": auc} for name, auc in (("a", 0.02), ("b", 0.03), ("c", 0.5))]
+    lines = leave_out.table({"report": {"features": permuted, "retrained": {"groups": [group]}}}).splitlines()
+    assert lines[2] == (
+        "| who | +0.0100 [+0.0050, +0.0150] | +0.0080, +0.0120 | +0.0100 [+0.0050, +0.0150] | 0.001 | +0.0500 |  |"
+    )
+    assert len({line.count("|") for line in lines}) == 1
