@@ -112,6 +112,12 @@ def test_an_attention_keeps_a_sequence() -> None:
         groups_of(one, {"a": ("item",)})
 
 
+def test_a_single_feature_cannot_go() -> None:
+    one, _ = fit_ranker(prepared(300), plan(FMConfig(), FIELDS[:1], epochs=1), Silent())
+    with pytest.raises(ConfigError, match="nothing to read without 'user'"):
+        groups_of(one)
+
+
 def test_sequences_find_their_vectors_when_features_before_them_go() -> None:
     checkpoint, rows = fit_ranker(prepared(300), plan(DINConfig(), FIELDS + SEQUENCES[1:], epochs=1), Silent())
     report = retraining_report(checkpoint, rows, {"a": ("user", "item")}, TEST, seeds=1)

@@ -79,7 +79,7 @@ def groups_of(checkpoint: RankerCheckpoint, named: Groups | None = None) -> dict
     """The groups to leave out: those named, else each feature without which there is a ranker.
 
     Sequences go with the feature that has their vectors. Raises ConfigError for unknown features, for a group without
-    which nothing is left to read, and for a compressed ranker.
+    which nothing is left to read, when there is no other, and for a compressed ranker.
     """
     check_plain(checkpoint)
     fields = checkpoint.featuriser.fields
@@ -95,6 +95,8 @@ def groups_of(checkpoint: RankerCheckpoint, named: Groups | None = None) -> dict
             out[group] = tuple(name for name in names if name not in {field.name for field in left})
         elif named:
             raise ConfigError(f"group {group!r}: without it the ranker has nothing to read", "name fewer features")
+    if not out:
+        raise ConfigError(f"the ranker has nothing to read without {names[0]!r}", "leave --retrain out")
     return out
 
 
