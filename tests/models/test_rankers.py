@@ -18,6 +18,7 @@ from millirec.models.rankers.din import DIN, DINConfig
 from millirec.models.rankers.dnn import DNNConfig
 from millirec.models.rankers.fields import FieldVectors
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
+from millirec.models.rankers.finalnet import FinalNet, FinalNetConfig
 from millirec.models.rankers.fm import FM, FMConfig
 from millirec.models.rankers.lr import LR, LRConfig
 from millirec.models.rankers.mmoe import MMoE, MMoEConfig, combined
@@ -134,6 +135,34 @@ def test_finalmlp_joins_its_streams_head_by_head() -> None:
     torch.testing.assert_close(model(inputs()), expected)
 
 
+def test_finalnet_multiplies_what_its_layers_find() -> None:
+    """Two blocks; a layer is (u + u v) / sqrt(1 + eps) and ReLU as long as no batch was seen."""
+    model = FinalNet(FinalNetConfig(embedding_dim=2, hidden=(3,), second=(2,)), SCHEMA).eval()
+    numbered(model)
+    x = model.vectors(inputs()).flatten(1)
+    expected = torch.zeros(2)
+    for block, last in zip(model.blocks, model.outputs, strict=True):
+        weights, bias = block[0].maps.weight, block[0].maps.bias
+        width = len(weights) // 2
+        u, v = x @ weights[:width].T + bias[:width], x @ weights[width:].T + bias[width:]
+        expected = expected + (torch.relu((u + u * v) / math.sqrt(1 + 1e-5)) @ last.weight.T + last.bias).squeeze(1)
+    torch.testing.assert_close(model(inputs()), expected)
+    assert len(FinalNet(FinalNetConfig(second=()), SCHEMA).blocks) == 1
+
+
+def test_finalnet_learns_from_a_batch_of_one_row() -> None:
+    """The last batch of an epoch may be one: it has no deviation, and moves no mean."""
+    model = FinalNet(FinalNetConfig(hidden=(3,), second=(), dropout=0.0), SCHEMA).train()
+    model(inputs())
+    norm = model.blocks[0][1]
+    mean = norm.running_mean.clone()
+    assert mean.abs().sum() > 0
+    one = RankInputs(*(tensor[:1] for tensor in inputs()))
+    learned = model(one)
+    assert torch.equal(norm.running_mean, mean)
+    torch.testing.assert_close(learned, model.eval()(one))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -146,6 +175,7 @@ def test_finalmlp_joins_its_streams_head_by_head() -> None:
         (lambda: DCNv2Config(rank=-1), r"\$\.ranker\.rank = -1"),
         (lambda: FinalMLPConfig(heads=3), r"\$\.ranker\.heads = 3"),
         (lambda: FinalMLPConfig(second=()), r"\$\.ranker\.second = \[\]"),
+        (lambda: FinalNetConfig(second=(8, 0)), r"\$\.ranker\.second = \[8, 0\]"),
         (lambda: AutoIntConfig(layers=0), r"\$\.ranker\.layers = 0"),
         (lambda: AutoIntConfig(dropout=-0.1), r"\$\.ranker\.dropout = -0.1"),
         (lambda: DINConfig(attention=0), r"\$\.ranker\.attention = 0"),

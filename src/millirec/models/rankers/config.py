@@ -11,6 +11,7 @@ from millirec.models.rankers.din import DIN, DINConfig
 from millirec.models.rankers.dnn import DNN, DNNConfig
 from millirec.models.rankers.fields import round_tables
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
+from millirec.models.rankers.finalnet import FinalNet, FinalNetConfig
 from millirec.models.rankers.fm import FM, FMConfig
 from millirec.models.rankers.lr import LR, LRConfig
 from millirec.models.rankers.mmoe import MMoE, MMoEConfig
@@ -25,6 +26,7 @@ RankerConfig = (
     | DeepFMConfig
     | DCNv2Config
     | FinalMLPConfig
+    | FinalNetConfig
     | AutoIntConfig
     | DINConfig
     | MMoEConfig
@@ -57,6 +59,8 @@ def _network(config: RankerConfig, schema: Schema) -> nn.Module:
             return DCNv2(config, schema)
         case FinalMLPConfig():
             return FinalMLP(config, schema)
+        case FinalNetConfig():
+            return FinalNet(config, schema)
         case AutoIntConfig():
             return AutoInt(config, schema)
         case DINConfig():
