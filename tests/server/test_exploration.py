@@ -116,6 +116,30 @@ def test_a_ranker_learns_from_what_the_server_showed(bundle: Path, tmp_path: Pat
     assert evaluate_rows(checkpoint, rows, "p").figures["auc"].value > 0.9
 
 
+def test_a_bandit_learns_from_what_all_workers_and_the_time_before_have_seen(bundle: Path, tmp_path: Path) -> None:
+    (tmp_path / "cascade.toml").write_text('filters = []\nselectors = [{ kind = "thompson", beta = 9, slots = 1 }]\n')
+    options = ("--cascade", str(tmp_path / "cascade.toml"), "--workers", "2", "--impressions")
+    body = {"include": ["i1", "i2", "i3"], "k": 1, "explain": True, "request_id": "r"}
+    with served(bundle, tmp_path, *options) as running:
+        for n in range(30):  # a connection of its own each time, so that both workers answer
+            with httpx.Client(base_url=running.url) as client:
+                told = [event(f"u{n}", item, type="impression") for item in ("i1", "i2", "i3")]
+                ask(client, "/feedback", [*told, event(f"u{n}", "i2", type="click")])
+        met: dict[str, list[dict]] = {}
+        while len(met) < 2:
+            with httpx.Client(base_url=running.url) as client:
+                answer = client.post("/recommend", json=body)
+                met[answer.headers["x-worker"]] = answer.json()["items"]
+        first, second = met.values()
+        assert first == second
+        assert (first[0]["item"], first[0]["propensity"] > 0.99) == ("i2", True)
+        assert running.stop() == 0
+    shown = [one.propensities for one in impressions(running.data / "impressions") if one.request_id == "r"]
+    assert set(shown) == {(first[0]["propensity"],)}
+    with served(bundle, tmp_path, *options) as again, httpx.Client(base_url=again.url) as client:
+        assert ask(client, "/recommend", body)["items"] == first
+
+
 def test_sources_asked_together_are_told_apart(bundle: Path, tmp_path: Path, client: httpx.Client) -> None:
     kinds = '{kind="own"},{kind="sequence",n=20},{kind="popular",n=5}'
     (tmp_path / "cascade.toml").write_text(

@@ -21,7 +21,7 @@ from millirec.cascade.filters import (
 from millirec.cascade.query import Asked, Candidates, Ranking, Shelf
 from millirec.cascade.run import Run
 from millirec.cascade.scorers import InnerProductScorer, RankerScorer, ScorerConfig
-from millirec.cascade.selectors import PlacesSelector, SelectorConfig, TopKSelector, leaves_to_chance
+from millirec.cascade.selectors import PlacesSelector, SelectorConfig, ThompsonSelector, TopKSelector, leaves_to_chance
 from millirec.cascade.sources import OwnSource, PopularSource, SequenceSource, SourceConfig, allowed, sequence
 from millirec.cascade.stages import Trial
 from millirec.data.errors import ConfigError
@@ -132,7 +132,9 @@ class Cascade:
         self.costs = Costs()
         self.trial = Trial(self.costs)
         self.cap = next((stage for stage in config.filters if isinstance(stage, CapFilter)), None)
-        self.explores = leaves_to_chance(config.selectors[-1])
+        last = config.selectors[-1]
+        self.explores = leaves_to_chance(last)
+        self.bandit = last if isinstance(last, ThompsonSelector) else None
         self._forgets_seen = not any(isinstance(stage, SeenFilter) for stage in config.filters)
         stages = (*config.sources, *config.scorers)
         self.wants_vector = any(isinstance(stage, SequenceSource | InnerProductScorer) for stage in stages)

@@ -1,16 +1,13 @@
 """Filters: which candidates may stand in the answer. Each says for rows int32 (n,) which to keep, bool (n,)."""
 
-import re
-
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from millirec.cascade.query import Asked, Shelf
 from millirec.data.errors import ConfigError
+from millirec.data.window import EXAMPLES, milliseconds
 
-_WINDOW = re.compile(r"[1-9][0-9]{0,5}[smhd]")
-_UNITS = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 Keep = NDArray[np.bool_]
 
 
@@ -52,15 +49,13 @@ class CapFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     def __post_init__(self) -> None:
         if not 1 <= self.most <= 1_000:
             raise ConfigError(f'$.cascade.filters ("cap"): most = {self.most}', "choose 1 to 1000")
-        if not _WINDOW.fullmatch(self.window):
-            raise ConfigError(
-                f'$.cascade.filters ("cap"): window = {self.window!r}', 'write such as "30m", "12h" or "7d"'
-            )
+        if milliseconds(self.window) is None:
+            raise ConfigError(f'$.cascade.filters ("cap"): window = {self.window!r}', EXAMPLES)
 
     @property
     def milliseconds(self) -> int:
         """The length of the window."""
-        return int(self.window[:-1]) * _UNITS[self.window[-1]]
+        return milliseconds(self.window) or 0
 
     def reached(self, rows: NDArray[np.int32], times: NDArray[np.int64], now: int) -> NDArray[np.int32]:
         """Which items, by what was shown: rows (n,) at `times` (n,), ms."""

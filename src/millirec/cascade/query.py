@@ -1,6 +1,7 @@
 """The question, the answer, and what the answer cost."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _VECTORS_AT_ONCE = 65_536
 _COMPARE_ALL = 100_000
+Outcomes = Callable[[NDArray[np.int32]], tuple[NDArray[np.float64], NDArray[np.float64]]]
+"""Of rows (n,): how often each was a success and how often it was shown, (n,) each."""
 
 
 class Query(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,7 +137,7 @@ class Asked:
     `names` are the ids of `candidates`, known or not. `before` are the stages that the question has behind it.
     `request_id` seeds what is left to chance. `boosts` change scores. `due`: when the answer is wanted, in seconds of
     `perf_counter`; `is_late`: there was no time for a user vector. `ranker`: scores rows for this question, None where
-    the cascade has none.
+    the cascade has none. `outcomes`: what came of items so far, None where the cascade does not ask for it.
     """
 
     k: int
@@ -154,6 +157,7 @@ class Asked:
     due: float | None = None
     is_late: bool = False
     ranker: "RowScorer | None" = None
+    outcomes: Outcomes | None = None
     capped: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
 

@@ -198,11 +198,11 @@ class Engine:
 
     @property
     def reads_log(self) -> bool:
-        """Whether answers depend on the events of all users, by way of a ranker's features."""
-        return self._loaded.ranker is not None
+        """Whether answers depend on the events of all users, by way of a ranker's features or of a bandit."""
+        return self._loaded.entries_from is not None
 
     def follow(self) -> None:
-        """Let the ranker's features see the newest events, so that the next question need not wait for them."""
+        """Let what follows the log see the newest events, so that the next question need not wait for them."""
         self._loaded.follow(self.store)
 
     def close(self) -> None:
@@ -221,7 +221,7 @@ class Engine:
         loaded.members.warm_up()
         if loaded.cascade.ranked and bundle.ranker is not None:
             loaded.ranker = LiveRanker(bundle.ranker, self.settings.threads, self.settings.ranker_users)
-            loaded.follow(self.store)
+        loaded.follow(self.store)
         return loaded
 
     def _turn(self, loaded: Loaded, place: int, query: Query) -> _Turn:
@@ -287,6 +287,8 @@ class Engine:
             asked.candidates = rows(asked.names)
         if loaded.ranker is not None:
             asked.ranker = loaded.ranker.scorer(self._asker(loaded.ranker, turn))
+        if loaded.tally is not None:
+            asked.outcomes = loaded.tally.as_of(turn.time)
 
     def _asker(self, ranker: LiveRanker, turn: _Turn) -> Asker:
         """Who asks, for the ranker. A question about the future is answered as of now: windows do not slide back.

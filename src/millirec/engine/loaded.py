@@ -14,6 +14,7 @@ from millirec.engine.members import Members
 from millirec.engine.ranker import LiveRanker
 from millirec.engine.settings import EngineSettings
 from millirec.engine.state import AT_ONCE, Snapshot, StateStore
+from millirec.engine.tally import Tally
 
 Mask = NDArray[np.bool_]
 
@@ -23,7 +24,7 @@ class Loaded:
 
     `rows` int32 (codes + 1,) maps item codes of stored histories to rows of this bundle, 0 = unknown to it;
     `available` bool (n_items + 1,) or None says which items are not taken down. `cascade` takes the place of the
-    bundle's own. `ranker`: None where the cascade has none.
+    bundle's own. `ranker` and `tally`, which follow the log: None where the cascade has no use for them.
     """
 
     def __init__(self, bundle: Bundle, settings: EngineSettings, cascade: CascadeConfig | None = None) -> None:
@@ -33,6 +34,8 @@ class Loaded:
         self.cascade = Cascade(cascade or bundle.cascade, self.shelf)
         check_ranker(self.cascade.config, has_ranker=bundle.ranker is not None)
         self.ranker: LiveRanker | None = None
+        bandit = self.cascade.bandit
+        self.tally = None if bandit is None else Tally(bandit, bundle.catalog.vocabulary)
         self.rows = np.zeros(1, np.int32)
         self.available: Mask | None = None
         self.version = 0
@@ -41,15 +44,18 @@ class Loaded:
 
     @property
     def entries_from(self) -> int | None:
-        """From where on the ranker must read the log; None when there is no ranker."""
-        return None if self.ranker is None else self.ranker.at
+        """From where on the log must be read; None when nothing follows it."""
+        return min((one.at for one in (self.ranker, self.tally) if one is not None), default=None)
 
     def follow(self, store: StateStore, snapshot: Snapshot | None = None) -> None:
-        """Let the ranker see the events that the log has, those that a snapshot has brought first."""
-        while self.ranker is not None:
+        """Let ranker and tally see the events that the log has, those that a snapshot has brought first."""
+        while (start := self.entries_from) is not None:
             if snapshot is None:
-                snapshot = store.read([], 1 << 62, 1 << 62, self.ranker.at)
-            self.ranker.take(snapshot.entries, store.clock())
+                snapshot = store.read([], 1 << 62, 1 << 62, start)
+            if self.ranker is not None:
+                self.ranker.take(snapshot.entries, store.clock())
+            if self.tally is not None:
+                self.tally.take(snapshot.entries)
             if len(snapshot.entries) < AT_ONCE:
                 return
             snapshot = None

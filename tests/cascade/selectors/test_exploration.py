@@ -10,7 +10,7 @@ from scipy.stats import chisquare
 
 from millirec.cascade.cascade import Cascade, CascadeConfig
 from millirec.cascade.query import Ranking, Shelf
-from millirec.cascade.selectors import EpsilonSelector, MMRSelector, QuotaSelector, SoftmaxSelector
+from millirec.cascade.selectors import EpsilonSelector, MMRSelector, QuotaSelector, SoftmaxSelector, ThompsonSelector
 from millirec.cascade.selectors.chance import uniform
 from millirec.data.errors import ConfigError
 from tests.cascade.selectors.test_quota import VECTOR, genre
@@ -21,6 +21,7 @@ EXPLORERS = [
     EpsilonSelector(epsilon=1.0, pool=4),
     SoftmaxSelector(temperature=0.5, pool=4),
     SoftmaxSelector(temperature=100, pool=4),
+    ThompsonSelector(pool=4),
 ]
 
 

@@ -12,6 +12,7 @@ from millirec.cascade.selectors.mmr import MMRSelector, mmr
 from millirec.cascade.selectors.places import PlacesSelector, places
 from millirec.cascade.selectors.quota import QuotaSelector, quota
 from millirec.cascade.selectors.softmax import SoftmaxSelector, softmax
+from millirec.cascade.selectors.thompson import ThompsonSelector, thompson
 from millirec.cascade.selectors.top_k import TopKSelector, top_k
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "QuotaSelector",
     "SelectorConfig",
     "SoftmaxSelector",
+    "ThompsonSelector",
     "TopKSelector",
     "leaves_to_chance",
     "select",
@@ -31,12 +33,13 @@ __all__ = [
 ]
 
 Deterministic = TopKSelector | MMRSelector | DPPSelector | QuotaSelector | PlacesSelector | CalibratedSelector
-SelectorConfig = Deterministic | EpsilonSelector | SoftmaxSelector
+Drawing = EpsilonSelector | SoftmaxSelector | ThompsonSelector
+SelectorConfig = Deterministic | Drawing
 
 
 def leaves_to_chance(config: SelectorConfig) -> bool:
     """Whether this selector draws, and tells with which probability."""
-    return isinstance(config, EpsilonSelector | SoftmaxSelector)
+    return isinstance(config, Drawing)
 
 
 def select(config: SelectorConfig, candidates: Candidates, choosing: Choosing) -> Candidates:
@@ -58,3 +61,5 @@ def select(config: SelectorConfig, candidates: Candidates, choosing: Choosing) -
             return epsilon_greedy(config, candidates, choosing)
         case SoftmaxSelector():
             return softmax(config, candidates, choosing)
+        case ThompsonSelector():
+            return thompson(config, candidates, choosing)
