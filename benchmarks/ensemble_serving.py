@@ -2,14 +2,17 @@
 
     python -m benchmarks.ensemble_serving              some minutes; trains four small models at first
     python -m benchmarks.ensemble_serving --latency    only times and memory again, of the bundles that are there
-    python -m benchmarks.ensemble_serving --table      only the table in docs/cascade.md
+    python -m benchmarks.ensemble_serving --fusion     only the ways to fuse members again
+    python -m benchmarks.ensemble_serving --table      only the tables in docs/cascade.md
 
 Quality: the test part of MovieLens-100k (leave-last-out, the whole catalogue ranked, seen items left out) replayed
 through the engine that serves, on bundles of 1, 2 and 4 trained models whose weights were fitted on the validation
 part, with paired tests against the single model that is best on the test part. Latency: the same engine, one question
 at a time with a history of 100 events, members at once (`parallel`) and one after the other, taking turns; and the same
 of larger, untrained models, where there is more to gain. Memory: what a second engine on the same bundle adds. The
-figures go to benchmarks/results/ensemble-serving.json.
+figures go to benchmarks/results/ensemble-serving.json, those of the ways to fuse members to ensemble-fusion.json: ranks
+of the same targets through the networks, which are those of the engine (a test holds them to each other), with paired
+tests against the sum with fitted weights.
 """
 
 import argparse
@@ -21,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -41,7 +45,10 @@ from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import build
 from millirec.models.sasrec import SASRecConfig
 from millirec.train.ensemble import Ensemble, fitted_shares
+from millirec.train.evaluate import rank_targets
+from millirec.train.fusion import WAYS, Fused, Fusion, fit
 
+FUSION = ROOT / "benchmarks" / "results" / "ensemble-fusion.json"
 RESULT = ROOT / "benchmarks" / "results" / "ensemble-serving.json"
 BUNDLES = ROOT / "runs" / "ensemble-serving"
 SETS = (("sasrec",), ("gru4rec",), ("linear-recurrent",), ("hstu",), ("sasrec", "linear-recurrent"), tuple(MODELS))
@@ -86,6 +93,38 @@ def quality() -> list[dict[str, Any]]:
             found = paired_difference(gains[row["members"]], gains[best], n=10_000, groups=users)
             row |= {"against": best[0], "difference": [found.mean, found.low, found.high], "p_value": found.p_value}
     return rows
+
+
+def fusions() -> dict[str, Any]:
+    """Every set of several models, fused in every way."""
+    data, rows = dataset(), []
+    asked = targets(data, TEST)
+    for names in [names for names in SETS if len(names) > 1]:
+        checkpoints = [checkpoint_of(name) for name in names]
+        gains, own = {}, []
+        for way in WAYS:
+            began = time.perf_counter()
+            fusion = fit(checkpoints, way, data)
+            fitting = time.perf_counter() - began
+            model = Fused(checkpoints, fusion)
+            ranks = rank_targets(model, data, asked, model.max_length, lists=0).ranks
+            gain = gains[way] = np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0)
+            row = {"members": names, "way": way, "fusion": weights_of(fusion), "fitting_seconds": round(fitting, 1)}
+            row |= {"ndcg@10": float(gain.mean()), "hr@10": float((ranks <= 10).mean())}
+            own.append(row)
+            print(own[-1], flush=True)
+        for row in own:
+            if row["way"] != "fitted":
+                users = data.sequences.users[asked.places]
+                found = paired_difference(gains[row["way"]], gains["fitted"], n=10_000, groups=users)
+                row |= {"difference": [found.mean, found.low, found.high], "p_value": found.p_value}
+        rows += own
+    return {"machine": describe(), "niceness": os.nice(0), "rows": rows}
+
+
+def weights_of(fusion: Fusion) -> dict[str, Any]:
+    """As plain JSON."""
+    return {"shares": list(fusion.shares), "how": msgspec.to_builtins(fusion.how)}
 
 
 def large(n: int) -> Bundle:
@@ -184,6 +223,19 @@ def shown(result: dict[str, Any]) -> str:
     return table(head, rows) + "\n\n" + second
 
 
+def shown_fusion(result: dict[str, Any]) -> str:
+    """The table for docs/cascade.md."""
+    rows = []
+    for row in result["rows"]:
+        gain = ""
+        if "difference" in row:
+            mean, low, high = row["difference"]
+            gain = f"{mean:+.4f} ({low:+.4f} to {high:+.4f}), p = {row['p_value']:.3f}"
+        figures = [f"{row['ndcg@10']:.4f}", f"{row['hr@10']:.4f}", gain]
+        rows.append([" + ".join(row["members"]), row["way"], *figures])
+    return table(["members", "fused by", "NDCG@10", "HR@10", "NDCG@10 against fitted"], rows)
+
+
 def _times(found: dict[str, Any]) -> list[str]:
     return [f"{found[way]['p50']:,.0f}" for way in ("at once", "one after the other")]
 
@@ -194,13 +246,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="for each latency")
     parser.add_argument("--nice", type=int, default=0, help="below 0: before other work on the machine (root only)")
     parser.add_argument("--latency", action="store_true", help="only times and memory again")
+    parser.add_argument("--fusion", action="store_true", help="only the ways to fuse members again")
     parser.add_argument("--table", action="store_true", help="only write the table again")
     options = parser.parse_args()
     if not options.table:
         os.nice(options.nice)
-        known = json.loads(RESULT.read_text(encoding="utf-8")) if options.latency else None
-        RESULT.write_text(json.dumps(measure(options.seconds, known), indent=1) + "\n", encoding="utf-8")
+        if not options.fusion:
+            known = json.loads(RESULT.read_text(encoding="utf-8")) if options.latency else None
+            RESULT.write_text(json.dumps(measure(options.seconds, known), indent=1) + "\n", encoding="utf-8")
+        if not options.latency:
+            FUSION.write_text(json.dumps(fusions(), indent=1) + "\n", encoding="utf-8")
     paste("cascade.md", "ensemble", shown(json.loads(RESULT.read_text(encoding="utf-8"))))
+    paste("cascade.md", "fusion", shown_fusion(json.loads(FUSION.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def test_several_checkpoints_become_one_bundle(checkpoint: str, tmp_path: Path) 
     assert [(one["name"], one["share"]) for one in members] == [("gru4rec", 0.6), ("sasrec", 1.5)]
     done = CliRunner().invoke(app, [*args[:-3], "--weights", "equal"])
     assert "weight of sasrec" in done.stdout
+    done = CliRunner().invoke(app, [*args[:-3], "--weights", "reciprocal-rank"])
+    assert "reciprocal ranks, k = 60" in done.stdout
     for options, words in (
         (["pack", checkpoint, "-o", "x", "--weights", "equal"], "--weights with one"),
         (["pack", checkpoint, str(other), "-o", "x", "--weights", "much"], "--weights much"),

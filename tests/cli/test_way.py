@@ -117,15 +117,22 @@ def test_an_ensemble_stands_beside_its_members(folder: Path) -> None:
     assert mixed > weaker
     assert mixed == pytest.approx(strong, abs=0.02)
     assert len(result["differences"]) == 9
+    bundle = folder / "stacked"
+    millirec("pack", *members, "-o", bundle, "--weights", "stacked")
+    (fused,) = json.loads(millirec("evaluate", *members, "--ensemble", "stacked", "--json").stdout)
+    (served,) = json.loads(millirec("evaluate", bundle, "--json").stdout)
+    assert fused["artifacts"][2].startswith("ensemble, stacked weights")
+    assert fused["evaluations"][2]["figures"]["ndcg@10"] == served["figures"]["ndcg@10"]
 
 
 def test_an_ensemble_that_cannot_be_is_refused(folder: Path) -> None:
     member = folder / "runs/circle/checkpoint"
     for artifacts, ensemble, part, says in (
         ([member], "equal", "test", "two or more"),
-        ([member, member], "some", "test", "equal or fitted"),
+        ([member, member], "some", "test", "use one of equal, fitted, sum"),
         ([member, folder / "bundle"], "equal", "test", "gives lists only"),
         ([member, member], "fitted", "validation", "measure the test part"),
+        ([member, member], "stacked", "validation", "measure the test part"),
     ):
         with pytest.raises(ConfigError, match=says):
             evaluate(artifacts, ensemble=ensemble, part=part)

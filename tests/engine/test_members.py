@@ -19,9 +19,11 @@ from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.event import Event
 from millirec.engine.engine import Engine
 from millirec.engine.state import StateStore
+from millirec.index import ExactIndex, FusedIndex, PQConfig
 from millirec.models.base import Inputs
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import GRU4RecConfig, max_length
+from millirec.models.fusion import ReciprocalRank, Stacked, fused
 from millirec.models.linear_recurrent import LinearRecurrentConfig
 from millirec.models.sasrec import SASRecConfig
 from tests.bundles import untrained
@@ -159,6 +161,39 @@ def test_a_member_that_fails_is_left_out_and_named(
         assert scores(found) == pytest.approx(want, rel=1e-4, abs=1e-4)
     assert caplog.text.count("gru4rec is left out") == 1
     engine.close()
+
+
+def test_a_fusion_goes_on_without_one(several: Bundle, checkpoints: list[Checkpoint]) -> None:
+    items = checkpoints[0].catalog.vocabulary.ids
+    each = [[share * own(one, HISTORY[1:])[i] for i in items] for share, one in zip(SHARES, checkpoints, strict=True)]
+    first, second, third = (np.array(one, np.float32) for one in each)
+    broken = with_graph(several, 1, graph_that_fails_beyond(20, 8))
+    assert isinstance(several.index, ExactIndex)
+    for fusion in (ReciprocalRank(), Stacked(ranks=(0.5, 0.1, 0.3))):
+        index = FusedIndex(several.index, (16, 8, 12), fusion)
+        for bundle, left in ((several, [first, second, third]), (broken, [first, None, third])):
+            engine = Engine(replace(bundle, index=index), StateStore.temporary())
+            found = engine.recommend(Query(items=HISTORY[1:], k=60))
+            want = dict(zip(items, fused(fusion, left).tolist(), strict=True))
+            assert scores(found) == pytest.approx({item: want[item] for item in found.items}, rel=1e-3, abs=1e-3)
+            assert list(found.scores) == sorted(found.scores, reverse=True)
+            assert len(found.items) == 57
+            near, whole = engine.similar("i5", 59), index.vectors(np.arange(1, 61, dtype=np.int32))
+            units = whole / np.linalg.norm(whole, axis=1, keepdims=True)
+            cosines = {item: float(units[4] @ units[int(item[1:]) - 1]) for item in near.items}
+            assert scores(near) == pytest.approx(cosines, abs=1e-4)
+            engine.close()
+        assert (found.members, found.left_out) == (("sasrec", "linear-recurrent"), {"gru4rec": "failed"})
+
+
+def test_fusions_that_do_not_fit_are_refused(checkpoints: list[Checkpoint], tmp_path: Path) -> None:
+    for fusion, config, words in (
+        (Stacked(ranks=(0.5,)), PackConfig(), "1 weights of ranks for 3 models"),
+        (ReciprocalRank(), PackConfig(index=PQConfig()), "needs all scores"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            pack_ensemble(checkpoints, SHARES, tmp_path / "b", config, fusion=fusion)
+    assert not (tmp_path / "b").exists()
 
 
 def test_an_only_model_that_fails_is_no_silent_answer(bundle: Bundle) -> None:

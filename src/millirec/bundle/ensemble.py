@@ -1,4 +1,6 @@
-"""`pack_ensemble`: several checkpoints become one bundle that answers with the weighted sum of their scores.
+"""`pack_ensemble`: several checkpoints become one bundle that answers with what they say together.
+
+Mostly that is the weighted sum of their scores, else what `millirec.models.fusion` makes of them.
 
 The sum of inner products is the inner product of vectors side by side, so one search over the joined item vectors finds
 the best of the sum exactly, and a member that is left out is a block of zeros. Ranking by a weighted sum of logits is
@@ -31,6 +33,7 @@ from millirec.bundle.read import FIELDS, Bundle
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.tensors import Array
 from millirec.index import ExactConfig, Index, PQConfig
+from millirec.models.fusion import MOST_ITEMS, FusionConfig, ReciprocalRank, Stacked
 
 if TYPE_CHECKING:
     from millirec.models.base import SequenceModel
@@ -46,22 +49,29 @@ def pack_ensemble(
     folder: Path,
     config: PackConfig | None = None,
     ranker: RankerPart | None = None,
+    fusion: FusionConfig | None = None,
 ) -> Bundle:
     """One bundle of several checkpoints; `shares` are the weights of their scores, `ranker` as in `pack`.
 
+    `fusion`: None = the sum of weighted scores. Where ranks alone count, shares are those of the likeness of items, on
+    top of what makes the members' vectors equally long.
+
     Members are named by the kinds of their models, with a number where that is taken. Raises ConfigError for shares
-    that do not fit and for a model without user vectors, ArtifactError for checkpoints of different catalogues or data,
-    and where `pack` does.
+    and fusions that do not fit and for a model without user vectors, ArtifactError for checkpoints of different
+    catalogues or data, and where `pack` does.
     """
     config = config or PackConfig()
     check_target(folder)
     _check(checkpoints, shares)
+    _check_fusion(fusion, checkpoints, config)
     first = checkpoints[0]
     if ranker is not None:
         ranker.check(first.catalog)
         config = config.ranked()
     catalog = kept_features(first.catalog, config, has_ranker=ranker is not None)
     networks = [network_of(checkpoint) for checkpoint in checkpoints]
+    if isinstance(fusion, ReciprocalRank):
+        shares = [share / _mean_square(network) for network, share in zip(networks, shares, strict=True)]
     tensors: dict[str, Array] = {}
     members = []
     for place, (checkpoint, network, share) in enumerate(zip(checkpoints, networks, shares, strict=True)):
@@ -72,9 +82,13 @@ def pack_ensemble(
     vectors, queries = _joined(checkpoints, networks, shares)
     chosen = config.index
     if chosen == "auto":
-        chosen = ExactConfig() if len(vectors) <= EXACT_BELOW else PQConfig()
+        chosen = ExactConfig() if len(vectors) <= EXACT_BELOW or fusion is not None else PQConfig()
     built = index.build(vectors, chosen)
-    told = _told(first, config, members) | {"index": chosen, "index_recall": _recall(built, chosen, vectors, queries)}
+    told = _told(first, config, members) | {
+        "fusion": fusion,
+        "index": chosen,
+        "index_recall": _recall(built, chosen, vectors, queries),
+    }
     tensors |= {f"index/{name}": array for name, array in built.arrays().items()}
     return write(folder, tensors | {"popularity": first.popularity.astype(np.int64)}, catalog, told, ranker)
 
@@ -92,6 +106,29 @@ def _check(checkpoints: Sequence["Checkpoint"], shares: Sequence[float]) -> None
             raise ArtifactError(f"checkpoint {number} knows other items than the first", "train all on the same data")
         if other.provenance.fingerprint != first.provenance.fingerprint:
             raise ArtifactError(f"checkpoint {number} has learned from other data", "train all on the same data")
+
+
+def _check_fusion(fusion: FusionConfig | None, checkpoints: Sequence["Checkpoint"], config: PackConfig) -> None:
+    if fusion is None:
+        return
+    n_items = len(checkpoints[0].catalog)
+    if n_items > MOST_ITEMS:
+        raise ConfigError(
+            f"{n_items:,} items, which every member would have to order for every question",
+            f"use weights, whose sum is one search, or {MOST_ITEMS:,} items at most",
+        )
+    if config.index not in ("auto", ExactConfig()):
+        raise ConfigError("$.pack.index: fusion by ranks needs all scores", "use exact, or weights")
+    if isinstance(fusion, Stacked) and len(fusion.ranks) != len(checkpoints):
+        raise ConfigError(f"{len(fusion.ranks)} weights of ranks for {len(checkpoints)} models", "give one for each")
+
+
+def _mean_square(network: "SequenceModel") -> float:
+    """Of the lengths of item vectors."""
+    import torch
+
+    with torch.inference_mode():
+        return max(float(network.item_vectors()[1:].float().square().sum(1).mean()), 1e-6)
 
 
 def _member(checkpoint: "Checkpoint", network: "SequenceModel", share: float, error: float) -> Member:

@@ -14,6 +14,7 @@ from millirec.bundle.ranker import RankerEntry
 from millirec.cascade.cascade import CascadeConfig
 from millirec.data.lineage import Provenance, Step
 from millirec.index import IndexConfig
+from millirec.models.fusion import FusionConfig
 
 SCHEMA = 1
 MANIFEST, TENSORS = "manifest.json", "tensors.safetensors"
@@ -31,7 +32,8 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """One of several models in a bundle; fields as in `Manifest`.
 
     `share`: the weight of its scores in the sum. The index holds the members' item vectors side by side, `dim` columns
-    each, times the square root of the share; at serving the user vectors are multiplied by it too.
+    each, times the square root of the share; at serving the user vectors are multiplied by it too. Where members are
+    fused by reciprocal ranks it matters for the likeness of items alone.
     """
 
     name: str
@@ -52,8 +54,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `model` is the model's config as plain JSON; `inputs` the names of the graph's inputs; `parity_error` the
     measured difference between graphs and network; `state_size` the numbers in a user's state when there is a graph
     that goes on from it by one event, 0 when there is none; `index_recall` the measured recall@10 of the index against
-    exact search. `members`: of a bundle with several models; empty where there is one. `ranker`: the second stage,
-    where there is one. `content_hash` covers what was packed, so not `created`; `seal` covers all other fields.
+    exact search. `members`: of a bundle with several models; empty where there is one. `fusion`: how their scores
+    become one, None = summed. `ranker`: the second stage, where there is one. `content_hash` covers what was packed, so
+    not `created`; `seal` covers all other fields.
     """
 
     schema: int
@@ -75,6 +78,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: dict[str, FileEntry]
     state_size: int = 0
     members: tuple[Member, ...] = ()
+    fusion: FusionConfig | None = None
     ranker: RankerEntry | None = None
     content_hash: str = ""
     seal: str = ""

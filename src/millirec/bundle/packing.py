@@ -265,7 +265,7 @@ def write(
             path.chmod(0o644)  # safetensors writes for the owner only; who packs is not always who serves
         manifest = Manifest(**told, files={path.name: entry_of(path) for path in sorted(new.iterdir())})
         fields = msgspec.to_builtins(manifest)
-        for name in ("members", "ranker"):
+        for name in ("members", "fusion", "ranker"):
             if not fields[name]:
                 del fields[name]  # hashed as it was before there were any
         whole = sealed(fields)

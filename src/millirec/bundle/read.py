@@ -28,7 +28,8 @@ from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.folder import settle
 from millirec.data.tensors import Array, load_tensors
-from millirec.index import Index, PQConfig
+from millirec.index import ExactIndex, FusedIndex, Index, PQConfig
+from millirec.models.fusion import Stacked
 from millirec.models.graph import Graph
 
 FIELDS = frozenset({"items", "lengths", "times", "now"})
@@ -163,13 +164,25 @@ def open_bundle(folder: Path) -> Bundle:
     tensors = _tensors(folder, manifest)
     if "popularity" not in tensors:
         raise ArtifactError(f"{folder}: counts no training events of its items", AGAIN)
-    found = index.load(under(tensors, "index/"), manifest.index)
+    found = _fused(folder, manifest, index.load(under(tensors, "index/"), manifest.index))
     popularity = tensors["popularity"].astype(np.int64)
     catalog = Catalog.load(folder)
     ranker = None if manifest.ranker is None else read_ranker(folder, manifest.ranker, catalog)
     bundle = Bundle(folder, manifest, catalog, found, popularity, tensors, ranker)
     _check_fit(bundle)
     return bundle
+
+
+def _fused(folder: Path, manifest: Manifest, joined: Index) -> Index:
+    """The index that fuses what members say, where the manifest says so; else the one that sums it."""
+    fusion, widths = manifest.fusion, [member.dim for member in manifest.members]
+    if fusion is None:
+        return joined
+    if not isinstance(joined, ExactIndex) or sum(widths) != joined.dim:
+        raise ArtifactError(f"{folder}: fusion of members whose vectors are not there one by one", AGAIN)
+    if isinstance(fusion, Stacked) and len(fusion.ranks) != len(widths):
+        raise ArtifactError(f"{folder}: {len(fusion.ranks)} weights of ranks for {len(widths)} members", AGAIN)
+    return FusedIndex(joined, widths, fusion)
 
 
 def _tensors(folder: Path, manifest: Manifest) -> dict[str, Array]:

@@ -13,6 +13,7 @@ from millirec.cascade.fields import Fields
 from millirec.cascade.rules import Boost, Boosts, Wanted
 from millirec.data.catalog import Catalog
 from millirec.data.event import Context
+from millirec.index.fused import FusedIndex
 
 if TYPE_CHECKING:
     from millirec.cascade.scorers import RowScorer
@@ -197,6 +198,8 @@ class Shelf:
         All items of a catalogue of up to 100,000; beyond, some 20 k of those with the best inner products.
         """
         index, n = self.index, self.n_items
+        if isinstance(index, FusedIndex):  # its search finds no cosines
+            index = index.joined
         if n > _COMPARE_ALL:
             n = min(n, 20 * k + 1_000)
         norms = self._vector_norms()

@@ -25,6 +25,8 @@ _REFUSED = (
     "other protocol: refused, since the model has learned from events that are newer than that protocol's cut; "
     "to measure it, train with \\[split] kind = 'global-time'"
 )
+_MIXTURES = ("equal", "fitted")
+_FUSIONS = {"sum": "fitted", "reciprocal-rank": "reciprocal-rank", "stacked": "stacked"}
 _TIMED = "the time of each request is known to the models, as it is to a server"
 
 
@@ -36,8 +38,9 @@ def evaluate(
     ensemble: Annotated[
         str | None,
         typer.Option(
-            metavar="equal|fitted",
-            help="Compare also the mixture of the checkpoints, equal or as fits the validation part best.",
+            metavar="equal|fitted|sum|reciprocal-rank|stacked",
+            help="Compare also the mixture of the checkpoints, equal or as fits the validation part best; or what a "
+            "bundle of them answers: sum (weights fitted), reciprocal-rank, stacked.",
         ),
     ] = None,
     config: Annotated[
@@ -135,16 +138,18 @@ def _evaluate(artifact: Artifact, config: Path | None, part: str) -> "list[Evalu
 
 
 def _check_ensemble(artifacts: list[Artifact], ensemble: str, part: str) -> None:
-    if ensemble not in ("equal", "fitted"):
-        raise ConfigError(f"--ensemble {ensemble}", "use equal or fitted")
+    if ensemble not in _MIXTURES and ensemble not in _FUSIONS:
+        ways = ", ".join([*_MIXTURES, *_FUSIONS])
+        raise ConfigError(f"--ensemble {ensemble}", f"use one of {ways}")
     if len(artifacts) < 2:
         raise ConfigError("--ensemble with one artifact", "give two or more")
     bundles = [str(artifact.path) for artifact in artifacts if artifact.bundled]
     if bundles:
         raise ConfigError(f"--ensemble: {bundles[0]} is a bundle, which gives lists only", "give checkpoints")
-    if ensemble == "fitted" and part == "validation":
+    if ensemble not in ("equal", "reciprocal-rank") and part == "validation":
         raise ConfigError(
-            "--ensemble fitted --part validation measures weights on what they were fitted to", "measure the test part"
+            f"--ensemble {ensemble} --part validation measures weights on what they were fitted to",
+            "measure the test part",
         )
 
 
@@ -191,15 +196,24 @@ def _compared(artifacts: list[Artifact], dataset: "Dataset", part: str, ensemble
 def _mixed(artifacts: list[Artifact], dataset: "Dataset", asked: "Targets", mixing: str) -> "tuple[Ranks, str]":
     """The ranks of the ensemble, and a name that tells its weights."""
     from millirec.models.checkpoint import Checkpoint
+    from millirec.models.fusion import Stacked
     from millirec.train.ensemble import Ensemble, fitted_weights
     from millirec.train.evaluate import rank_targets
+    from millirec.train.fusion import Fused, fit
 
     members, repeats = [Checkpoint.load(artifact.path) for artifact in artifacts], artifacts[0].repeats
-    ensemble = Ensemble(members)
-    if mixing == "fitted":
-        ensemble = Ensemble(members, fitted_weights(ensemble, dataset, repeats=repeats))
-    ranks = rank_targets(ensemble, dataset, asked, ensemble.max_length, keep_seen=repeats)
-    return ranks, "ensemble, {} weights {}".format(mixing, " ".join(f"{weight:.3f}" for weight in ensemble.weights))
+    model: Ensemble | Fused
+    if mixing in _MIXTURES:
+        model = Ensemble(members)
+        if mixing == "fitted":
+            model = Ensemble(members, fitted_weights(model, dataset, repeats=repeats))
+        weights = model.weights.tolist()
+    else:
+        model = Fused(members, fit(members, _FUSIONS[mixing], dataset, repeats=repeats))
+        how = model.fusion.how
+        weights = [*model.fusion.shares, *(how.ranks if isinstance(how, Stacked) else ())]
+    ranks = rank_targets(model, dataset, asked, model.max_length, keep_seen=repeats)
+    return ranks, "ensemble, {} weights {}".format(mixing, " ".join(f"{weight:.3f}" for weight in weights))
 
 
 def _as_shown(ranks: "Ranks", n_items: int) -> "Ranks":

@@ -12,8 +12,9 @@ from millirec.data.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from millirec.bundle import Bundle, PackConfig, RankerPart
+    from millirec.bundle import Bundle, Manifest, PackConfig, RankerPart
     from millirec.models.checkpoint import Checkpoint
+    from millirec.train.fusion import Fusion
 
 
 def pack(
@@ -42,8 +43,9 @@ def pack(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="fitted|equal|W,W",
-            help="Several checkpoints: the weights of their scores; fitted = as suits the validation part best.",
+            metavar="fitted|equal|W,W|reciprocal-rank|stacked",
+            help="Several checkpoints: the weights of their scores (fitted = as suits the validation part best), or "
+            "what is made of their scores and ranks.",
         ),
     ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
@@ -71,7 +73,7 @@ def pack(
     """Pack a checkpoint for serving: graph, item index, catalogue, and a manifest with every hash.
 
     An ONNX graph made elsewhere is packed with its item ids and vectors; see docs/bring-your-own.md.
-    Several checkpoints answer together, by the weighted sum of their scores; see docs/cascade.md.
+    Several checkpoints answer together, by the weighted sum of their scores or by their ranks; see docs/cascade.md.
     """
     from millirec.bundle import PackConfig, pack_ensemble
     from millirec.bundle import pack as make
@@ -106,28 +108,31 @@ def pack(
         if len(models) == 1:
             packed = make(checkpoints[0], bundle, config, part)
         else:
-            shares = _shares(models, checkpoints, weights or "fitted", config_file)
-            packed = pack_ensemble(checkpoints, shares, bundle, config, part)
+            fusion = _fusion(models, checkpoints, weights or "fitted", config_file)
+            packed = pack_ensemble(checkpoints, fusion.shares, bundle, config, part, fusion.how)
     _show(packed, bundle, json=json)
 
 
-def _shares(models: list[Path], checkpoints: "list[Checkpoint]", weights: str, config: Path | None) -> list[float]:
-    """The weights of several models: given, equal, or fitted to the validation part."""
-    if weights == "equal":
-        return [1.0] * len(models)
-    if weights != "fitted":
-        try:
-            return [float(weight) for weight in weights.split(",")]
-        except ValueError as error:
-            raise ConfigError(f"--weights {weights}", "use fitted, equal, or numbers with commas between") from error
+def _fusion(models: list[Path], checkpoints: "list[Checkpoint]", weights: str, config: Path | None) -> "Fusion":
+    """What is made of several models: as given, or fitted to the validation part."""
     from millirec.cli.artifact import Artifact, alike
     from millirec.config import load_run
-    from millirec.train.ensemble import Ensemble, fitted_shares
+    from millirec.models.fusion import ReciprocalRank
+    from millirec.train.fusion import Fusion, fit
 
+    if weights in ("equal", "reciprocal-rank"):
+        return Fusion([1.0] * len(models), ReciprocalRank() if weights == "reciprocal-rank" else None)
+    if weights not in ("fitted", "stacked"):
+        try:
+            return Fusion([float(weight) for weight in weights.split(",")])
+        except ValueError as error:
+            raise ConfigError(
+                f"--weights {weights}", "use fitted, equal, reciprocal-rank, stacked, or numbers with commas between"
+            ) from error
     artifacts = [Artifact.open(model) for model in models]
     alike(artifacts)
     data = artifacts[0].data_of(None if config is None else load_run(config).data)
-    return fitted_shares(Ensemble(checkpoints), data, repeats=artifacts[0].repeats)
+    return fit(checkpoints, weights, data, repeats=artifacts[0].repeats)
 
 
 def _ranker_part(path: Path, weights: str, config: Path | None, facts: str) -> "RankerPart":
@@ -179,6 +184,20 @@ def _items(ids: Path, vectors: Path) -> tuple[Any, Any]:
     return Catalog(Vocabulary(names)), array
 
 
+def _fusion_rows(manifest: "Manifest") -> list[list[str]]:
+    from millirec.models.fusion import ReciprocalRank, Stacked
+
+    match manifest.fusion:
+        case ReciprocalRank(k=k):
+            return [["fused by", f"reciprocal ranks, k = {k:g}"]]
+        case Stacked(ranks=ranks):
+            ordered = zip(manifest.members, ranks, strict=True)
+            rows = [[f"weight of the log rank of {member.name}", f"{rank:g}"] for member, rank in ordered]
+        case _:
+            rows = []
+    return [*([f"weight of {member.name}", f"{member.share:g}"] for member in manifest.members), *rows]
+
+
 def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
     manifest = packed.manifest
     if json:
@@ -186,7 +205,7 @@ def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
         return
     rows = [
         ["version", packed.version],
-        *([f"weight of {member.name}", f"{member.share:g}"] for member in manifest.members),
+        *_fusion_rows(manifest),
         ["items", f"{manifest.n_items:,}"],
         ["size", f"{packed.bytes / 1e6:.2f} MB"],
         ["graph against network", f"{manifest.parity_error:.1e}"],

@@ -6,6 +6,7 @@ from millirec.data.errors import ConfigError
 from millirec.data.tensors import Array
 from millirec.index.base import Floats, Index, Matches, recall
 from millirec.index.exact import ExactConfig, ExactIndex
+from millirec.index.fused import FusedIndex
 from millirec.index.pq import PQConfig, PQIndex
 from millirec.index.product import ProductIndex, ProductIndexConfig
 from millirec.index.table import TableIndex, TableIndexConfig
@@ -13,6 +14,8 @@ from millirec.index.tiered import TieredIndex, TieredIndexConfig
 
 __all__ = [
     "ExactConfig",
+    "ExactIndex",
+    "FusedIndex",
     "Index",
     "IndexConfig",
     "Matches",

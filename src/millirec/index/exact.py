@@ -45,13 +45,18 @@ class ExactIndex:
         """Width of the vectors."""
         return int(self._vectors.shape[1])
 
+    @property
+    def table(self) -> Floats:
+        """All vectors (n_items + 1, d), NaN in the rows that are never found."""
+        return self._vectors
+
     def search(self, vectors: Floats, k: int) -> Matches:
         """The k best items of each query (B, d)."""
         out = Matches.nothing(len(vectors), k)
         step = max(1, _CHUNK // len(self._vectors))
         for start in range(0, len(vectors), step):
             scores = self._catalogue_scores(vectors[start : start + step])
-            _best(scores, k, Matches(out.rows[start : start + step], out.scores[start : start + step]))
+            best(scores, k, Matches(out.rows[start : start + step], out.scores[start : start + step]))
         return out
 
     def _catalogue_scores(self, vectors: Floats) -> Floats:
@@ -91,7 +96,7 @@ def _products(left: Floats, right: Floats) -> Floats:
     return scores
 
 
-def _best(scores: Floats, k: int, out: Matches) -> None:
+def best(scores: Floats, k: int, out: Matches) -> None:
     """Fill `out` with the k best of each row of `scores` (B, n + 1)."""
     k = min(k, scores.shape[1])
     floors = np.partition(scores, scores.shape[1] - k, axis=1)[:, -k]

@@ -19,7 +19,7 @@ from millirec.train.evaluate import questions, sample_targets
 Mixing = Literal["equal", "fitted"]
 
 _ROUNDS, _STILL = 10_000, 1e-7  # of expectation and maximisation, and the step at which they end
-_NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once when shares are fitted, and the fewest targets
+NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once when shares are fitted, and the fewest targets
 
 
 class Ensemble(nn.Module):
@@ -40,7 +40,7 @@ class Ensemble(nn.Module):
                     f"member {number + 1} knows other items than the first", "train all on the same data"
                 )
         self.members = nn.ModuleList(member.network() for member in members)
-        self._lengths = [max_length(member.config) for member in members]
+        self.lengths = [max_length(member.config) for member in members]
         for number, network in enumerate(self.members):
             if not isinstance(network, SequenceModel):
                 raise ConfigError(
@@ -53,7 +53,7 @@ class Ensemble(nn.Module):
     @property
     def max_length(self) -> int:
         """How many events of a history are read: as many as the member that reads most does."""
-        return max(self._lengths)
+        return max(self.lengths)
 
     def scores(self, inputs: Inputs, candidates: Tensor | None = None) -> Tensor:
         """As `Ranker.scores`; row 0 has -inf."""
@@ -63,7 +63,7 @@ class Ensemble(nn.Module):
     def log_chances(self, inputs: Inputs) -> Tensor:
         """What each member expects, (K, B, n_items + 1): logarithms, -inf at row 0."""
         found = []
-        for network, length in zip(self.members, self._lengths, strict=True):
+        for network, length in zip(self.members, self.lengths, strict=True):
             logits = catalog_scores(network, newest(inputs, length)).float()  # type: ignore[arg-type]
             found.append(torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:].log_softmax(1)], 1))
         return torch.stack(found)
@@ -116,7 +116,15 @@ def fitted_shares(ensemble: Ensemble, dataset: Dataset, *, repeats: bool = False
     Such a sum is what a bundle of several models ranks by (`millirec.bundle.pack_ensemble`). Of large catalogues as
     many targets are read as fit into memory, drawn at random with a fixed seed.
     """
-    most = max(_FEWEST, _NUMBERS // (len(ensemble.members) * (len(dataset.items) + 1)))
+    return likeliest_sum(*validation_logs(ensemble, dataset, NUMBERS, repeats=repeats))
+
+
+def validation_logs(ensemble: Ensemble, dataset: Dataset, numbers: int, *, repeats: bool) -> tuple[Tensor, Tensor]:
+    """What each member expects at validation targets, (K, t, n), and those targets, int64 (t,), both from 0.
+
+    As many targets as have `numbers` numbers together, drawn at random with a fixed seed.
+    """
+    most = max(_FEWEST, numbers // (len(ensemble.members) * (len(dataset.items) + 1)))
     asked = sample_targets(dataset, VALIDATION, most, repeats=repeats, seed=0)
     wanted = torch.from_numpy(dataset.sequences.items[asked.places].astype(np.int64)) - 1
     device = ensemble.weights.device
@@ -125,7 +133,7 @@ def fitted_shares(ensemble: Ensemble, dataset: Dataset, *, repeats: bool = False
         for which, inputs in questions(dataset, asked, ensemble.max_length, device):
             found.append(ensemble.log_chances(inputs)[:, :, 1:].cpu())
             order.append(torch.from_numpy(which))
-    return likeliest_sum(torch.cat(found, 1).clone(), wanted[torch.cat(order)])
+    return torch.cat(found, 1).clone(), wanted[torch.cat(order)]
 
 
 def likeliest_sum(logs: Tensor, wanted: Tensor) -> list[float]:
