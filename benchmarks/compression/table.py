@@ -100,12 +100,15 @@ def _million(found: dict[str, Any]) -> str:
         found_ms = f"{one['median_ms']:.3f} / {one['p99_ms']:.3f}" if "median_ms" in one else ""
         exact = f"{one['share_of_exact_answers']:.3%}" if "median_ms" in one else ""
         kept = f"{value:.1%} ({low:.1%} to {high:.1%})"
-        rows.append([name, f"{one['recall@10']:.4f}", kept, f"{one['item_memory_mb']:,.1f}", found_ms, exact])
-    head = ["items", "recall@10", "kept", "item memory, MB", "top-100, median / p99 ms", "answers exact"]
+        sizes = (f"{one[size]:,.1f}" if size in one else "" for size in ("file_mb", "item_memory_mb"))
+        rows.append([name, f"{one['recall@10']:.4f}", kept, *sizes, found_ms, exact])
+    head = ["items", "recall@10", "kept", "file, MB", "item memory, MB", "top-100, median / p99 ms", "answers exact"]
     settings = found["settings"]
     about = (
         f"Simulator: {settings['items']:,} items, {settings['users']:,} users, {settings['events']:,} events; SASRec "
-        f"of width 128; {settings['codes']} codes of {settings['bits']} bits an item; one core."
+        f"of width 128; one tier of {settings['codes']} codes of {settings['bits']} bits an item, or two: "
+        f"{settings['fine_codes']} codes for the {settings['share']:.0%} of the items with most events and "
+        f"{settings['coarse_codes']} for all others; one core."
     )
     return f"## A million items\n\n{about}\n\n{_table(head, rows)}\n"
 

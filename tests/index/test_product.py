@@ -95,6 +95,17 @@ def test_more_is_proposed_until_nothing_can_be_missed(monkeypatch: pytest.Monkey
     scores = decoded(codes, centroids)[1:].sum(axis=1)
     assert found.scores[0] == pytest.approx(np.sort(scores)[::-1][:10], rel=1e-5)
     assert counts == [47, 188, 752, 3008, 4000]
+    # the next question begins with more, up to a bound; others that need few bring it down again
+    firsts = []
+    for _ in range(6):
+        counts.clear()
+        assert built.search(np.ones((1, 4), np.float32), 10).rows.tolist() == found.rows.tolist()
+        firsts.append(counts[0])
+    assert firsts[0] == 107
+    assert firsts[-1] == int(10 * 0.99 * 16) + 32
+    for _ in range(300):
+        built.search(np.zeros((1, 4), np.float32), 10)
+    assert counts[-1] == 47
 
 
 @pytest.mark.usefixtures("scanning")

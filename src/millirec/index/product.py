@@ -23,6 +23,7 @@ from millirec.index.exact import ExactIndex
 _SCAN_FROM = 8_192  # items; below, one matrix product over decoded vectors is as fast
 _WIDEST = 256  # codes an item whose sums of bytes fit in 16 bits
 _SLACK = 1e-5  # of the largest sum: what floats round away
+_AMPLE, _MOST_AMPLE = 1.5, 16.0  # times as many items as wanted are proposed at first; more where they were too few
 _CHUNK = 1 << 16  # rows whose codes are unpacked at once
 
 
@@ -76,6 +77,7 @@ class ProductIndex:
         self._rows = np.flatnonzero(self._fit).astype(np.int32)
         self._whole: ExactIndex | None = None
         self._scan: Any = None
+        self._ample = _AMPLE
         if len(self._rows) < _SCAN_FROM or len(centroids) > _WIDEST:
             self._whole = ExactIndex(self.vectors(np.arange(len(codes), dtype=np.int32)))
         else:
@@ -122,7 +124,8 @@ class ProductIndex:
         sane = np.asarray(np.isfinite(vectors).all(axis=1))
         queries, exponents = _scaled(np.where(sane[:, None], vectors, np.float32(0)))
         asked = self._asked(queries)
-        rows, floors = self._proposed(asked, min(wanted + wanted // 2 + 32, known))
+        self._ample = max(0.99 * self._ample, _AMPLE)  # of two threads' writes either is as good
+        rows, floors = self._proposed(asked, min(int(wanted * self._ample) + 32, known))
         for b in np.flatnonzero(sane).tolist():
             best, scores = self._proven(asked.only(b), rows[b], float(floors[b]), wanted)
             with np.errstate(over="ignore"):
@@ -224,6 +227,7 @@ class ProductIndex:
             best, scores = self._best(asked, rows, k)
             if scores[-1] > floor:
                 return best, scores
+            self._ample = min(1.5 * self._ample, _MOST_AMPLE)
             more, floors = self._proposed(asked, min(4 * len(rows), known))
             rows, floor = more[0], float(floors[0])
         return self._best(asked, np.flatnonzero(self._fit).astype(np.int32), k)
