@@ -75,8 +75,8 @@ STUDENTS: dict[str, StepConfig] = {
 }
 
 
-def made(dataset: Dataset, machine: Machine) -> dict[str, Checkpoint]:
-    """The teacher and its students, from disk where they are there."""
+def made(dataset: Dataset, machine: Machine, only: list[str]) -> dict[str, Checkpoint]:
+    """The teacher and these students of it, from disk where they are there."""
     import msgspec
 
     def teacher() -> Checkpoint:
@@ -85,7 +85,8 @@ def made(dataset: Dataset, machine: Machine) -> dict[str, Checkpoint]:
 
     found = {"teacher": _kept("teacher", teacher)}
     workshop = Workshop(lambda: dataset, machine, folder=RUNS / "steps", repeats=True)
-    for name, step in STUDENTS.items():
+    for name in only:
+        step = STUDENTS[name]
         recipe = Recipe(steps=(step,), name=name)
         found[name] = _kept(folder_of(name), lambda r=recipe: compress(found["teacher"], r, workshop))
     return found
@@ -161,11 +162,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     for name, default in (("items", 1_000_000), ("users", 60_000), ("events", 3_000_000)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--only", nargs="*", choices=list(STUDENTS), default=list(STUDENTS), help="keep other rows")
     options = parser.parse_args()
     RUNS.mkdir(parents=True, exist_ok=True)
     dataset = simulated(options)
-    checkpoints = made(dataset, Machine(threads=options.threads))
+    checkpoints = made(dataset, Machine(threads=options.threads), options.only)
     first, rows = hits(checkpoints["teacher"], dataset), {}
+    if RESULT.exists():
+        rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"]
     for name, checkpoint in checkpoints.items():
         own = first if name == "teacher" else hits(checkpoint, dataset)
         kept = paired_ratio(own, first)
@@ -186,7 +190,8 @@ def main() -> None:
         rows[name] |= searched(table, exact, asked) | {"item_memory_mb": round(held / 1e6, 2)}
         print(name, json.dumps(rows[name]), flush=True)
     tiers = {"share": TIERS["share"], "fine_codes": TIERS["fine_codes"], "coarse_codes": TIERS["codes"]}
-    settings = vars(options) | {"codes": CODES, "bits": BITS, "k": K} | tiers
+    settings = {name: value for name, value in vars(options).items() if name != "only"}
+    settings |= {"codes": CODES, "bits": BITS, "k": K} | tiers
     result = {"settings": settings, "machine": describe(), "rows": rows}
     RESULT.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
