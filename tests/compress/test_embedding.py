@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -79,7 +80,12 @@ def with_vectors(rows: np.ndarray, config: ModelConfig = SASREC) -> Checkpoint:
 def test_only_the_table_changes(step: NewTable, config: ModelConfig) -> None:
     before = untrained(30, config)
     after = applied(step, before)
-    assert after.config == step.rewritten(config, 30)
+    temperature = config.temperature
+    if temperature is not None and isinstance(step, ProductQuantize):  # directions, of their mean length
+        temperature *= float(before.parameters["item.weight"][1:].norm(dim=1).mean())
+        assert after.config.temperature == pytest.approx(temperature)
+        temperature = after.config.temperature
+    assert after.config == msgspec.structs.replace(step.rewritten(config, 30), temperature=temperature)
     assert after.config.table == step.table()
     others = {name for name in after.parameters if not name.startswith("item.")}
     assert others == {name for name in before.parameters if not name.startswith("item.")}
