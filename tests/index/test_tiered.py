@@ -151,6 +151,13 @@ def test_damaged_arrays_are_refused(damage: Any) -> None:
 def test_it_is_not_made_from_vectors_and_settings_that_cannot_work() -> None:
     with pytest.raises(ConfigError, match='"tiered" is not made from vectors'):
         index.build(np.zeros((9, 8), np.float32), CONFIG)
-    for wrong in ({"fine_codes": 0}, {"codes": 0}, {"codes": 3}, {"bits": 2}, {"code_bits": 5}):
-        with pytest.raises(ConfigError, match=r"\$\.index"):
-            TieredIndexConfig(**wrong)  # type: ignore[arg-type]
+    for field, value in (
+        ("fine_codes", 0),
+        ("fine_codes", 3),
+        ("codes", 0),
+        ("codes", 3),
+        ("bits", 2),
+        ("code_bits", 5),
+    ):
+        with pytest.raises(ConfigError, match=rf"\$\.index\.{field} = {value}"):
+            TieredIndexConfig(**{field: value})  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from millirec.data.errors import ArtifactError
+from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.tensors import Array
 from millirec.index.base import Floats, Matches, Rows
 from millirec.index.product import ProductIndex, ProductIndexConfig
@@ -35,15 +35,26 @@ class TieredIndexConfig(
     def tiers(self) -> tuple[ProductIndexConfig, ProductIndexConfig]:
         """The fine and the coarse one."""
         return (
-            ProductIndexConfig(codes=self.fine_codes, bits=self.bits),
-            ProductIndexConfig(codes=self.codes, bits=self.code_bits),
+            _checked(self.fine_codes, self.bits, codes="fine_codes", bits="bits"),
+            _checked(self.codes, self.code_bits, codes="codes", bits="code_bits"),
         )
+
+
+def _checked(count: int, width: Literal[4, 8], **names: str) -> ProductIndexConfig:
+    """A tier. Raises ConfigError that names the fields of `TieredIndexConfig`."""
+    try:
+        return ProductIndexConfig(codes=count, bits=width)
+    except ConfigError as error:
+        problem = error.problem
+        for there, here in names.items():
+            problem = problem.replace(f"$.index.{there} ", f"$.index.{here} ")
+        raise ConfigError(problem, error.mend) from error
 
 
 class TieredIndex:
     """`slots` (n_items + 1, 1): how many of the rows 1..r are fine; it rises where r is.
 
-    Equal scores are ordered by row, lower first. Besides the two tables it holds 4 bytes for each fine item.
+    Equal scores are ordered by row, lower first. Besides the two tables it holds 8 bytes for each fine item.
     """
 
     def __init__(self, slots: Array, fine: ProductIndex, coarse: ProductIndex) -> None:
