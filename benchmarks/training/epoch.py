@@ -16,7 +16,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -35,18 +35,20 @@ from millirec.train.machine import Machine  # noqa: E402
 from millirec.train.trainer import TrainConfig, Trainer  # noqa: E402
 
 RESULT = ROOT / "benchmarks" / "results" / "training-epoch.json"
-CASES: dict[str, tuple[int, LossConfig]] = {
-    "sampled": (1, SampledSoftmax(negatives=512)),
-    "sampled-feed-4": (4, SampledSoftmax(negatives=512)),
-    "bce": (1, BCE(negatives=512)),
-    "in-batch": (1, InBatchSoftmax(negatives=512)),
-    "full": (1, FullSoftmax()),
+CASES: dict[str, tuple[int, LossConfig, Literal["fp32", "bf16"]]] = {
+    "sampled": (1, SampledSoftmax(negatives=512), "fp32"),
+    "sampled-bf16": (1, SampledSoftmax(negatives=512), "bf16"),
+    "sampled-feed-4": (4, SampledSoftmax(negatives=512), "fp32"),
+    "bce": (1, BCE(negatives=512), "fp32"),
+    "in-batch": (1, InBatchSoftmax(negatives=512), "fp32"),
+    "full": (1, FullSoftmax(), "fp32"),
+    "full-bf16": (1, FullSoftmax(), "bf16"),
 }
 PROFILED = range(4, 12)  # batches of the first epoch
 GROUPS = {
-    "attention": ("scaled_dot_product",),
-    "matrix products": ("mm", "bmm", "linear"),
-    "softmax": ("softmax",),
+    "loss": ("log_softmax", "logsumexp", "nll"),
+    "attention": ("scaled_dot_product", "bmm", "_softmax"),
+    "matrix products": ("mm", "linear"),
     "layer norm": ("layer_norm",),
     "gelu": ("gelu",),
     "embedding": ("embedding", "index", "scatter"),
@@ -67,7 +69,7 @@ def main() -> None:
     result = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name in options.only:
         label = f"{name}, threads={options.threads}"
-        result[label] = measure(*CASES[name], dataset, options.threads) | {"machine": describe()}
+        result[label] = measure(name, dataset, options.threads) | {"machine": describe()}
         print(label, json.dumps(result[label]), flush=True)
         RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
@@ -79,12 +81,13 @@ def use_tcmalloc() -> None:
         os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | {"LD_PRELOAD": library})
 
 
-def measure(feed_forward: int, loss: LossConfig, dataset: Dataset, threads: int) -> dict[str, Any]:
+def measure(case: str, dataset: Dataset, threads: int) -> dict[str, Any]:
     """Seconds of one epoch, and the shares of a profile."""
+    feed_forward, loss, precision = CASES[case]
     machine = Machine(threads=threads)
     machine.prepare()
     model = SASRecConfig(feed_forward=feed_forward)
-    config = TrainConfig(loss=loss, epochs=2, validate_every=2, validation_targets=50)
+    config = TrainConfig(loss=loss, epochs=2, validate_every=2, validation_targets=50, precision=precision)
     watch = Watch()
     Trainer(build(model, len(dataset.items)), dataset, model.max_length, config, machine).run(None, watch)
     busy = sum(watch.cpu) / sum(watch.wall) / threads

@@ -22,7 +22,7 @@ from millirec.models.rankers.fields import FieldVectors
 from millirec.train import progress as saved
 from millirec.train.adversarial import Adversary, value_table
 from millirec.train.journal import Journal
-from millirec.train.machine import Machine, generator
+from millirec.train.machine import Machine, fast_products, generator
 from millirec.train.progress import Progress
 from millirec.train.rank_config import RankTrainConfig
 from millirec.train.rank_loss import Lesson, RowLoss, targets_of
@@ -93,7 +93,8 @@ class RankTrainer:
             if self._clock.late and step:
                 break
             set_learning_rate(self.optimizer, self.config, state.updates, state.epoch + step / steps)
-            loss = self._step(order[step * size : (step + 1) * size], step)
+            with fast_products(self.device):
+                loss = self._step(order[step * size : (step + 1) * size], step)
             state.loss_sum += loss
             state.step, state.updates = step + 1, state.updates + 1
             journal.batch(loss)

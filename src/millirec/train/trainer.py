@@ -21,7 +21,7 @@ from millirec.train.batches import TrainBatch, TrainingSequences
 from millirec.train.config import TrainConfig
 from millirec.train.evaluate import ndcg_at_10, rank_targets, sample_targets
 from millirec.train.journal import Journal
-from millirec.train.machine import Machine, autocast, generator
+from millirec.train.machine import Machine, autocast, fast_products, generator
 from millirec.train.objective import BatchLoss, Objective, Wanted
 from millirec.train.rows import RowAdam, clip_gradients, sparse_items
 from millirec.train.schedule import Clock, set_learning_rate
@@ -125,7 +125,8 @@ class Trainer:
             first = step * together
             set_learning_rate(self.optimizer, self.config, state.updates, state.epoch + step / n_steps)
             batches = [self.sequences.batch(spans) for spans in plan[first : first + together]]
-            loss = self._step(batches, first)
+            with fast_products(self.device):
+                loss = self._step(batches, first)
             state.loss_sum += loss
             state.step, state.updates = step + 1, state.updates + 1
             if self.average is not None:

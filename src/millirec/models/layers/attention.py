@@ -9,6 +9,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from millirec.models.layers.dropout import Dropout
 from millirec.models.layers.parts import Group, Part, Slice, columns, outputs
+from millirec.models.layers.self_attention import causal_attention
 
 
 class Shape(NamedTuple):
@@ -30,7 +31,7 @@ class CausalBlock(nn.Module):
 
     `forward` maps (B, L, d) to (B, L, d). `last` computes the row of the last event only, (B, 1, d): the last
     block of an encoder needs no other row when it answers. Attention weights are not dropped out: that would bar the
-    fused kernel, which never stores them, and costs more than it gains.
+    fused kernel and cost more than it gains.
 
     `gated`: what each half adds is multiplied by a sigmoid of its input (Borisyuk et al., "LiGR", 2025, as in eSASRec,
     Tikhonovich et al., RecSys 2025). `swiglu`: a gated feed-forward layer (Shazeer, "GLU Variants", 2020).
@@ -56,7 +57,7 @@ class CausalBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Every position attends to itself and to what came before."""
         normed = self.attention_norm(x)
-        mixed = F.scaled_dot_product_attention(*self._project(normed, normed), is_causal=True)
+        mixed = causal_attention(*self._project(normed, normed), training=self.training)
         return self._finish(x, mixed)
 
     def last(self, x: Tensor, lengths: Tensor) -> Tensor:
