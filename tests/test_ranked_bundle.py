@@ -12,7 +12,7 @@ from millirec.bundle import open_bundle, pack
 from millirec.bundle.ranker import FILES
 from millirec.data.catalog import Catalog, Vocabulary
 from millirec.data.errors import ArtifactError, ConfigError
-from millirec.data.features import known_events
+from millirec.data.features import known_events, sides_of
 from millirec.data.labels import labels_of
 from tests.ranked import LABEL, history, opened, part, ranked_bundle, rankers
 
@@ -74,6 +74,17 @@ def test_a_ranker_of_other_items_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="row 2 is 'i2' to the ranker, 'i3' to the model"):
         pack(moved, tmp_path / "b", None, part())
     assert not (tmp_path / "b").exists()
+
+
+def test_another_order_of_columns_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph would read each feature as another one, and say nothing."""
+    folder = pack(rankers()[0], tmp_path / "b", None, part()).folder
+    sides = sides_of(rankers()[1].featuriser)
+    turned = sides._replace(row=sides.row._replace(numbers=sides.row.numbers[::-1]))
+    assert turned != sides
+    monkeypatch.setattr("millirec.bundle.ranker.sides_of", lambda _: turned)
+    with pytest.raises(ArtifactError, match="another order"):
+        open_bundle(folder)
 
 
 def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:

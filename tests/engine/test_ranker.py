@@ -187,6 +187,21 @@ def test_a_question_about_the_future_is_answered_as_of_now(engine: Engine) -> No
     assert engine.recommend(asked).scores == before
 
 
+@pytest.mark.parametrize(("age", "counted"), [(0, True), (30_000, True), (10 * 60_000, False), (-1, False)])
+def test_live_events_are_counted_at_once_and_those_of_a_replay_with_the_next_millisecond(
+    age: int, counted: bool, bundle: Bundle, tmp_path: Path
+) -> None:
+    """A replay may still ask at the millisecond of its newest event, which that question must not know."""
+    now = LAST + HOUR
+    engine = Engine(bundle, StateStore(tmp_path, clock=lambda: now))
+    item, user = bundle.catalog.vocabulary.id(1), bundle.ranker.featuriser.users.vocabulary.id(1)  # type: ignore[union-attr]
+    engine.observe(Event(user=user, item=item, time=now - age, value=1.0))
+    engine.follow()
+    waiting = ranker_of(engine).features.state.arrays()["pending"]
+    engine.close()
+    assert (len(waiting) == 0) is counted
+
+
 def test_only_so_many_newcomers_are_remembered(bundle: Bundle) -> None:
     """The events of the others count for items all the same."""
     engine = Engine(bundle, StateStore.temporary(), EngineSettings(ranker_users=1))

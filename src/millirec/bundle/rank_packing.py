@@ -10,7 +10,7 @@ import numpy as np
 from millirec.bundle.ranker import HEAD, ITEMS, TENSORS, USERS, Head, RankerEntry
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError, ConfigError
-from millirec.data.features import Events, FeatureState, Featuriser
+from millirec.data.features import Events, FeatureState, Featuriser, sides_of
 from millirec.data.features.config import sources_of
 from millirec.data.tensors import Array, save_tensors
 from millirec.models.graph import Graph
@@ -68,6 +68,7 @@ def write_ranker(folder: Path, part: RankerPart) -> RankerEntry:
     featuriser.users.save(folder, USERS)
     head = Head(
         features=featuriser.fields,
+        sides=sides_of(featuriser),
         learned=featuriser.learned,
         label=checkpoint.label,
         calibration=checkpoint.calibration,
@@ -87,7 +88,6 @@ def write_ranker(folder: Path, part: RankerPart) -> RankerEntry:
 
 
 def _exported(part: RankerPart, featuriser: Featuriser) -> "tuple[Served, float]":
-    from millirec.data.features import sides_of
     from millirec.models.rankers.served import export_ranker, parity_error
 
     network, sides = part.checkpoint.network(), sides_of(featuriser)

@@ -9,7 +9,7 @@ import msgspec
 
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError
-from millirec.data.features import FeatureState, Featuriser, FieldConfig, Learned
+from millirec.data.features import FeatureState, Featuriser, FieldConfig, Learned, Sides, sides_of
 from millirec.data.labels import LabelConfig
 from millirec.data.lineage import Provenance, Step
 from millirec.data.tensors import Array, load_tensors
@@ -42,9 +42,13 @@ class RankerEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is no array: the features, what they have learned, what a success is, the curve from logits to chances."""
+    """What is no array: the features, what they have learned, what a success is, the curve from logits to chances.
+
+    `sides`: the order of columns that the graphs were made for.
+    """
 
     features: tuple[FieldConfig, ...]
+    sides: Sides
     learned: dict[str, Learned]
     label: LabelConfig
     calibration: Calibration
@@ -83,6 +87,8 @@ def read_ranker(folder: Path, entry: RankerEntry, items: Catalog) -> BundledRank
         featuriser = Featuriser(head.features, head.learned, users, own)
     except (OSError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{folder}: its ranker cannot be read ({error})", _AGAIN) from error
+    if head.sides != sides_of(featuriser):
+        raise ArtifactError(f"{folder}: its ranker reads its features in another order than this version", _AGAIN)
     if own.vocabulary.ids != items.vocabulary.ids:
         raise ArtifactError(f"{folder}: the ranker has other items than the bundle", _AGAIN)
     arrays = load_tensors(folder / TENSORS)

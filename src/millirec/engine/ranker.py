@@ -20,6 +20,7 @@ from millirec.models.graph import Graph
 
 _BULK = 64  # events from which on it pays to take them in at once
 _CHUNK = 8_192
+_LIVE = 60_000  # ms: older events are of a replay, in which a question of the same millisecond may still come
 _MOST_PARTS = 256 << 20  # bytes of what is kept for all items of the catalogue; beyond, it is computed when asked
 _PART = "item_part"
 
@@ -73,6 +74,8 @@ class LiveRanker:
                 for event in events:
                     state.observe(*event)
             self.at = entries[-1][0] + 1
+            if 0 <= now - state.newest < _LIVE:  # counted at once, so that no question has to wait for it
+                self.features.slide(now + 1)
 
     def user_row(self, user: str | None, session: str | None) -> int:
         """The row of somebody, 0 for whom no event has told of."""

@@ -13,7 +13,7 @@ from millirec.data.features import (
     LiveFeatures,
     Questions,
     counts,
-    live_numbers,
+    live_counters,
     replayed,
 )
 from millirec.data.features.config import CategoricalField, CounterField, CrossField, NumericField, SequenceField
@@ -157,14 +157,14 @@ def counted(n: int) -> tuple[Featuriser, FeatureState, LiveFeatures, tuple]:
     return featuriser, state, LiveFeatures(featuriser, state), events
 
 
-@pytest.mark.parametrize(("first", "largest", "desks"), [(1, 4, 2), (2, 1 << 18, 8)])
-def test_counts_beyond_their_table_have_the_same_bytes(
-    first: int, largest: int, desks: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("few", "block", "most"), [(0, 256, 1024), (8, 1, 2), (1000, 4, 1)])
+def test_places_that_change_have_the_same_bytes(
+    few: int, block: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Tables of scaled counts grow, up to a size; whatever they hold, and for any number of candidates."""
-    monkeypatch.setattr(live_numbers, "_FIRST", first)
-    monkeypatch.setattr(live_numbers, "_LARGEST", largest)
-    monkeypatch.setattr(live_numbers, "_DESKS", desks)
+    """Whether counters are renewed together or one by one, and however many of their numbers are remembered."""
+    monkeypatch.setattr(live_counters, "_FEW", few)
+    monkeypatch.setattr(live_counters, "_BLOCK", block)
+    monkeypatch.setattr(live_counters, "_MOST_BLOCKS", most)
     featuriser, state, live, events = counted(120)
     seen = 0.0
     for i, event in enumerate(zip(*(c.tolist() for c in events), strict=True)):
@@ -174,6 +174,31 @@ def test_counts_beyond_their_table_have_the_same_bytes(
         assert assembled(live, rows, live.rows(event[0], rows, now)).to_bytes() == wanted.to_bytes()
         seen = max(seen, float(state.counts[0].read((rows.astype(np.int64),)).max()))
     assert seen > 20
+
+
+def test_a_state_that_is_loaded_is_seen() -> None:
+    """Also by features that looked at another one before."""
+    featuriser, state, live, events = counted(60)
+    other = FeatureState(featuriser.needs, featuriser.keys)
+    other.extend(Events(*events), int(events[2].max()))
+    state.load(other.arrays())
+    rows, now = np.arange(1, 9, dtype=np.int32), int(events[2].max()) + 1
+    wanted = featuriser.features(other.facts(1, rows, now))
+    assert assembled(live, rows, live.rows(1, rows, now)).to_bytes() == wanted.to_bytes()
+
+
+def test_shares_make_the_mean_of_a_sequence() -> None:
+    events = columns(0, [(1, item, 1, 1) for item in range(1, 9)])
+    fields = (
+        CategoricalField(name="item", source="item"),
+        SequenceField(name="all", of="item", length=4),
+        SequenceField(name="disliked", of="item", only="negative"),
+    )
+    featuriser = Featuriser.fit(fields, facts_of(events), events[3], users(), items())
+    state = FeatureState(featuriser.needs, featuriser.keys)
+    state.extend(Events(*events), 10)
+    found = LiveFeatures(featuriser, state).rows(1, np.array([1], np.int32), DAY)
+    assert found.shares.tolist() == [[[0.25] * 4, [0.0] * 4]]
 
 
 @pytest.mark.parametrize("few", [0, 1000])

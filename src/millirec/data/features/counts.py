@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 from typing import Any
 
@@ -30,7 +30,8 @@ class Counts:
     def __init__(self, by: tuple[str, ...], windows: tuple[int, ...], sizes: tuple[int, ...]) -> None:
         """`sizes`: how many numbers each source of `by` has, as far as is known."""
         self.by, self.windows = by, windows
-        self._sums = np.zeros((1, 3 * len(windows)), np.int32)  # the last row stays 0
+        self.sums = np.zeros((1, 3 * len(windows)), np.int32)  # by place; the last stays 0, others change in here only
+        self._watched: list[set[int]] = []
         self._pairs = Pairs(*sizes) if len(by) == 2 else None
         self._sliding = [_Window(3 * i, window) for i, window in enumerate(windows) if window]
         self._forgets = 0 not in windows
@@ -45,7 +46,8 @@ class Counts:
             return
         place = key[0] if self._pairs is None else self._pairs.place(key)
         self._reach(place)
-        row = self._sums[place]
+        self._tell((place,))
+        row = self.sums[place]
         row += self._one[label]
         for sliding in self._sliding:
             if sliding in passed:
@@ -62,6 +64,7 @@ class Counts:
             return
         places = keys[0] if self._pairs is None else self._pairs.places(keys)
         self._reach(int(places.max()))
+        self._tell(places.tolist())
         for i, window in enumerate(self.windows):
             if not window:
                 self._change(3 * i, places, labels, np.add)
@@ -74,24 +77,34 @@ class Counts:
         """Let the windows end at `now` (ms). They do not slide back."""
         for sliding in self._sliding:
             for places, labels in sliding.slide(now):
+                self._tell(places.tolist())
                 self._change(sliding.column, places, labels, np.subtract)
                 if self._pairs is not None and self._forgets:
                     there = np.unique(places)
-                    self._pairs.free(there[~self._sums[there].any(axis=1)])
+                    self._pairs.free(there[~self.sums[there].any(axis=1)])
 
-    def read(self, keys: tuple[NDArray[np.int64], ...], out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
-        """What is counted for keys (n,), int32 (n, 3 x windows); into `out` where it is given."""
-        places = keys[0] if self._pairs is None else self._pairs.found(keys)
-        return self._sums.take(places, axis=0, mode="clip", out=out)
+    def read(self, keys: tuple[NDArray[np.int64], ...]) -> NDArray[np.int32]:
+        """What is counted for keys (n,), int32 (n, 3 x windows)."""
+        return self.sums.take(self.places(keys), axis=0, mode="clip")
 
-    def read_of(self, left: int, rights: NDArray[np.int64], out: NDArray[np.int32] | None = None) -> NDArray[np.int32]:
-        """As `read`, for pairs of one number with many."""
+    def places(self, keys: tuple[NDArray[np.int64], ...]) -> NDArray[Any]:
+        """The places of keys (n,), behind the end of `sums` where nothing is counted: read them with mode "clip"."""
+        return keys[0] if self._pairs is None else self._pairs.found(keys)
+
+    def places_of(self, left: int, rights: NDArray[np.int64]) -> NDArray[Any]:
+        """As `places`, for pairs of one number with many."""
         assert self._pairs is not None  # noqa: S101
-        return self._sums.take(self._pairs.found_of(left, rights), axis=0, mode="clip", out=out)
+        return self._pairs.found_of(left, rights)
+
+    def watched(self) -> set[int]:
+        """A set that gets every place which changes from here on; who asked for it takes them out."""
+        changed: set[int] = set()
+        self._watched.append(changed)
+        return changed
 
     def arrays(self) -> Arrays:
         """All of it, to be kept: the inverse of `load`."""
-        out: Arrays = {"sums": self._sums}
+        out: Arrays = {"sums": self.sums}
         if self._pairs is not None:
             out |= self._pairs.arrays()
         for i, sliding in enumerate(self._sliding):
@@ -103,27 +116,32 @@ class Counts:
         sums = arrays["sums"].astype(np.int32)
         if sums.ndim != 2 or sums.shape[1] != 3 * len(self.windows) or not len(sums) or sums[-1].any():
             raise ValueError(f"sums of shape {sums.shape} for {len(self.windows)} windows")
-        self._sums = sums
+        self.sums = sums
+        self._tell(range(len(sums)))
         if self._pairs is not None:
             self._pairs.load(arrays, len(sums))
         for i, sliding in enumerate(self._sliding):
             parts = {name.removeprefix(f"{i}."): value for name, value in arrays.items() if name.startswith(f"{i}.")}
             sliding.load(parts, len(sums))
 
+    def _tell(self, places: Iterable[int]) -> None:
+        for changed in self._watched:
+            changed.update(places)
+
     def _reach(self, place: int) -> None:
-        if place >= len(self._sums) - 1:
-            grown = np.zeros((2 * (place + 1) + 1, self._sums.shape[1]), np.int32)
-            grown[: len(self._sums) - 1] = self._sums[:-1]
-            self._sums = grown
+        if place >= len(self.sums) - 1:
+            grown = np.zeros((2 * (place + 1) + 1, self.sums.shape[1]), np.int32)
+            grown[: len(self.sums) - 1] = self.sums[:-1]
+            self.sums = grown
 
     def _change(self, column: int, places: NDArray[Any], labels: NDArray[np.int8], how: np.ufunc) -> None:
         if len(places) <= _FEW_EVENTS:  # one after the other: a call that sums up at places costs as much as ten events
             for place, label in zip(places.tolist(), labels.tolist(), strict=True):
-                row = self._sums[place, column : column + 3]
+                row = self.sums[place, column : column + 3]
                 how(row, self._one[label][:3], out=row)
             return
         for i, which in enumerate((slice(None), labels == POSITIVE, labels == NEGATIVE)):
-            how.at(self._sums[:, column + i], places[which], 1)
+            how.at(self.sums[:, column + i], places[which], 1)
 
 
 class _Window:

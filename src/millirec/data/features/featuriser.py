@@ -241,7 +241,7 @@ def number(field: ScaledField, facts: Facts, sources: Sources, prior: float) -> 
         case NumericField():
             return sources.numbers(field.source, facts, field.at("source"))
         case CounterField():
-            return _counted(field, facts.counts[tally_of(field)].astype(np.float64), prior)
+            return counted(field, facts.counts[tally_of(field)], prior)
         case AgeField():
             return _since(facts.first, facts.now) / _HOUR
         case GapField():
@@ -250,7 +250,9 @@ def number(field: ScaledField, facts: Facts, sources: Sources, prior: float) -> 
             return facts.now / _DAY
 
 
-def _counted(field: CounterField, counts: NDArray[np.float64], prior: float) -> NDArray[np.float64]:
+def counted(field: CounterField, sums: NDArray[np.integer[Any]], prior: float) -> NDArray[np.float64]:
+    """What a counter makes of events, positives and negatives, (n, 3); `prior`: the share of positives."""
+    counts = sums.astype(np.float64)
     events, positives, labelled = counts[:, 0], counts[:, 1], counts[:, 1] + counts[:, 2]
     if field.what != "rate":
         return events if field.what == "events" else positives

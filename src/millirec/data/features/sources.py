@@ -1,6 +1,7 @@
 """`Sources`: the values of users, items and requests that features are made of."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -83,7 +84,7 @@ def context_numbers(source: str, context: Mapping[str, NDArray[Any]], n: int) ->
     if column is None:
         return np.full(n, np.nan)
     if column.dtype.kind in "fiu":
-        return _finite(column.astype(np.float64))
+        return _finite(column.astype(np.float64, copy=False))
     try:
         return _finite(np.array([np.nan if value is None else value for value in column.tolist()], np.float64))
     except (TypeError, ValueError) as error:
@@ -92,8 +93,9 @@ def context_numbers(source: str, context: Mapping[str, NDArray[Any]], n: int) ->
 
 def _finite(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
     """An infinite number tells no more than a missing one."""
-    known = np.isfinite(numbers)
-    return numbers if known.all() else np.where(known, numbers, np.nan)
+    if math.isfinite(numbers.sum()):  # the usual case, in one pass
+        return numbers
+    return np.where(np.isfinite(numbers), numbers, np.nan)
 
 
 def rows_of(source: str, facts: Facts) -> NDArray[np.int64]:

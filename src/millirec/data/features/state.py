@@ -42,6 +42,11 @@ class FeatureState:
         self._step = math.gcd(*steps) if steps else _DAY
         self._moved = NEVER  # before then no window has anything to drop
 
+    @property
+    def newest(self) -> int:
+        """The time (ms) of the newest event, NEVER before there is one."""
+        return self._newest
+
     def observe(self, user: int, item: int, time: int, label: int = UNLABELLED) -> None:
         """Take in one event: rows of the catalogues, milliseconds. Events with unknown (0) user or item are dropped."""
         if not (user and item):

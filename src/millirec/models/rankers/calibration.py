@@ -4,6 +4,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+_LARGEST = 709.0  # whose exponential is still a number
+
 
 class Sigmoid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="none"):
     """The logit as it is."""
@@ -39,6 +41,5 @@ Calibration = Sigmoid | Platt | Isotonic
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    with np.errstate(over="ignore"):  # one over infinity is 0, as it should be
-        out: NDArray[np.float64] = 1 / (1 + np.exp(-x))
+    out: NDArray[np.float64] = 1 / (1 + np.exp(np.minimum(-x, _LARGEST)))
     return out

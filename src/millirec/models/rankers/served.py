@@ -28,7 +28,7 @@ from millirec.models.rankers.trees import Trees
 
 OUTPUT, PART, ASKED = "logits", "item_part", "asked"
 ITEM = ("item_ids", "item_numbers", "item_lists")
-USER = ("user_ids", "user_numbers", "user_lists", "sequences")
+USER = ("user_ids", "user_numbers", "user_lists", "sequences", "shares")
 ROW = ("row_ids", "row_numbers")
 _LEVELS, _ZERO = 63, "signed_middle"
 
@@ -62,6 +62,7 @@ def export_ranker(network: nn.Module, sides: Sides, *, int8: bool = False) -> Se
             with torch.inference_mode():
                 example[PART] = _ItemPart(first)(own).clone()
         return Served(_rows_graph(rows, example, int8=int8), items)
+    example.pop("shares")
     if isinstance(network, Trees):
         if int8:
             raise ConfigError("trees have no layers to compute in int8", "pack them with weights fp32")
@@ -168,7 +169,8 @@ def _example(schema: Schema, sides: Sides, n: int, seed: int = 0) -> dict[str, T
     found = np.stack(sequences, axis=1) if sequences else np.zeros((1, 0, length), np.int32)
     for i in range(found.shape[1]):
         found[:, i, int(rng.integers(0, length + 1)) :] = 0
-    out["sequences"] = found
+    present = (found > 0).astype(np.float32)
+    out["sequences"], out["shares"] = found, present / np.maximum(present.sum(axis=2, keepdims=True), 1)
     return {name: torch.from_numpy(array) for name, array in out.items()}
 
 
@@ -182,7 +184,7 @@ def _graph(module: nn.Module, name: str, example: dict[str, Tensor], output: str
     kept = {key: value for key, value in example.items() if value.shape[1]}
     shapes: dict[str, dict[int, str]] = {}
     for key in kept:
-        shapes[key] = {2: "length"} if key == "sequences" else {} if key in USER else {0: "rows"}
+        shapes[key] = {2: "length"} if key in ("sequences", "shares") else {} if key in USER else {0: "rows"}
     settings = {
         "kwargs": kept,
         "input_names": list(kept),
@@ -209,11 +211,12 @@ class _Named(nn.Module):
         user_numbers: Tensor | None = None,
         user_lists: Tensor | None = None,
         sequences: Tensor | None = None,
+        shares: Tensor | None = None,
         row_ids: Tensor | None = None,
         row_numbers: Tensor | None = None,
         item_part: Tensor | None = None,
     ) -> Tensor:
-        item, user = (item_ids, item_numbers, item_lists), (user_ids, user_numbers, user_lists, sequences)
+        item, user = (item_ids, item_numbers, item_lists), (user_ids, user_numbers, user_lists, sequences, shares)
         told = zip((*ITEM, *USER, *ROW, PART), (*item, *user, row_ids, row_numbers, item_part), strict=True)
         out: Tensor = self.module({name: tensor for name, tensor in told if tensor is not None})
         return out
@@ -276,8 +279,6 @@ class _First(nn.Module):
     """The first hidden layer of a deep network as a sum of parts, one a side. A number's vector and its weights are one
     row of weights."""
 
-    of_sequences: Tensor
-
     def __init__(self, vectors: FieldVectors, first: nn.Linear, sides: Sides) -> None:
         super().__init__()
         self.vectors, self.sides, self.bias = vectors, sides, first.bias
@@ -287,32 +288,39 @@ class _First(nn.Module):
         folded = torch.einsum("fd,fdh->fh", vectors.numbers.detach(), numbers)
         starts = np.cumsum([0, *vectors.widths]).tolist()
         for name, side in _named(sides):
-            own = list(side.ids)
-            self.register_buffer(f"{name}_bases", vectors.bases[own])
-            self.register_buffer(f"{name}_of_ids", ids[own].flatten(0, 1).contiguous())
-            self.register_buffer(f"{name}_of_numbers", folded[list(side.numbers)].contiguous())
+            of_ids, of_lists = ids[list(side.ids)].flatten(0, 1), lists[list(side.lists)].flatten(0, 1)
+            own = [of_ids, folded[list(side.numbers)], of_lists]
+            if name == "user":
+                own.append(sequences.flatten(0, 1))
             columns = [column for place in side.lists for column in range(starts[place], starts[place + 1])]
+            self.register_buffer(f"{name}_bases", vectors.bases[list(side.ids)])
             self.register_buffer(f"{name}_list_bases", vectors.list_bases[columns])
-            self.register_buffer(f"{name}_of_lists", lists[list(side.lists)].flatten(0, 1).contiguous())
-        self.register_buffer("of_sequences", sequences.flatten(0, 1).contiguous())
+            self.register_buffer(f"{name}_weight", torch.cat(own).contiguous())
 
-    def part(self, name: str, given: dict[str, Tensor]) -> list[Tensor]:
-        """What the columns of one side add, each (rows, H)."""
+    def part(self, name: str, given: dict[str, Tensor], bias: Tensor | None = None) -> Tensor | None:
+        """What the columns of one side add (rows, H), and the bias; None where it has no columns."""
+        read = self._read(name, given)
+        if not read:
+            return None
+        x = torch.cat(read, dim=1) if len(read) > 1 else read[0]
+        weight = getattr(self, f"{name}_weight")
+        return x @ weight if bias is None else torch.addmm(bias, x, weight)
+
+    def _read(self, name: str, given: dict[str, Tensor]) -> list[Tensor]:
+        """Vectors and numbers of one side, (rows, columns) each, in the order of its weights."""
         out = []
         if (ids := given.get(f"{name}_ids")) is not None and ids.shape[1]:
-            vectors = self.vectors.table(ids + getattr(self, f"{name}_bases"))
-            out.append(vectors.flatten(1) @ getattr(self, f"{name}_of_ids"))
+            out.append(self.vectors.table(ids + getattr(self, f"{name}_bases")).flatten(1))
         if (numbers := given.get(f"{name}_numbers")) is not None and numbers.shape[1]:
-            out.append(numbers @ getattr(self, f"{name}_of_numbers"))
+            out.append(numbers)
         if (lists := given.get(f"{name}_lists")) is not None and lists.shape[1]:
             vectors, present = self.vectors.table(lists + getattr(self, f"{name}_list_bases")), lists > 0
             widths = [self.vectors.widths[place] for place in getattr(self.sides, name).lists]
             spans = zip(torch.split(vectors, widths, 1), torch.split(present, widths, 1), strict=True)
-            means = torch.cat([mean_of(values, there) for values, there in spans], dim=1)
-            out.append(means @ getattr(self, f"{name}_of_lists"))
+            out.append(torch.cat([mean_of(values, there) for values, there in spans], dim=1))
         if name == "user" and (sequences := given.get("sequences")) is not None and sequences.shape[1]:
             events = self.vectors.table(sequences + self.vectors.sequence_bases[:, None])
-            out.append(mean_of(events, sequences > 0).flatten(1) @ self.of_sequences)
+            out.append((given["shares"].unsqueeze(2) @ events).flatten(1))
         return out
 
 
@@ -322,7 +330,9 @@ class _ItemPart(nn.Module):
         self.first = first
 
     def forward(self, given: dict[str, Tensor]) -> Tensor:
-        return torch.stack(self.first.part("item", given)).sum(0)
+        part = self.first.part("item", given)
+        assert part is not None  # noqa: S101
+        return part
 
 
 class _SplitRows(nn.Module):
@@ -331,12 +341,11 @@ class _SplitRows(nn.Module):
         self.first, self.hidden, self.output = first, nn.Sequential(*list(network.hidden)[1:]), network.output
 
     def forward(self, given: dict[str, Tensor]) -> Tensor:
-        user: Tensor = self.first.bias
-        for part in self.first.part("user", given):
-            user = user + part
-        x = given[PART] + user if PART in given else user
-        for part in self.first.part("row", given):
-            x = x + part
+        user = self.first.part("user", given, self.first.bias)
+        user = self.first.bias if user is None else user
+        row = self.first.part("row", given, user)
+        x = user if row is None else row
+        x = x + given[PART] if PART in given else x
         logits: Tensor = self.output(self.hidden(x)).squeeze(1)
         return logits
 
