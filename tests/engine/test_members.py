@@ -207,10 +207,13 @@ def test_an_only_model_that_fails_is_no_silent_answer(bundle: Bundle) -> None:
     engine.close()
 
 
-def test_a_member_that_is_late_is_left_out_and_named(checkpoints: list[Checkpoint], tmp_path: Path) -> None:
+@pytest.mark.parametrize("fusion", [None, ReciprocalRank(), Stacked(ranks=(0.5, 0.2))])
+def test_a_member_that_is_late_is_left_out_and_named(
+    fusion: ReciprocalRank | Stacked | None, checkpoints: list[Checkpoint], tmp_path: Path
+) -> None:
     """The slow one is a real network that takes seconds for such a batch."""
     slow = untrained(config=SASRecConfig(embedding_dim=256, blocks=6, heads=2, max_length=200), seed=3)
-    bundle = pack_ensemble([checkpoints[1], slow], (1.0, 1.0), tmp_path / "b")
+    bundle = pack_ensemble([checkpoints[1], slow], (1.0, 1.0), tmp_path / "b", fusion=fusion)
     engine = Engine(bundle, StateStore.temporary())
     history = tuple(f"i{n % 60 + 1}" for n in range(200))
     whole = engine.recommend(Query(items=history, keep_seen=True))
@@ -219,6 +222,9 @@ def test_a_member_that_is_late_is_left_out_and_named(checkpoints: list[Checkpoin
     met = [engine.recommend_many(hurried)[0] for _ in range(3)]
     assert all(isinstance(one, Ranking) for one in met)
     alone = own(checkpoints[1], history)
+    if fusion is not None:
+        left = fused(fusion, [np.array(list(alone.values()), np.float32), None])
+        alone = dict(zip(alone, left.tolist(), strict=True))
     for found in met:
         assert isinstance(found, Ranking)
         assert found.left_out is not None
