@@ -16,6 +16,7 @@ from millirec.models.rankers.config import build_ranker
 from millirec.models.rankers.dcnv2 import DCNv2, DCNv2Config
 from millirec.models.rankers.din import DIN, DINConfig
 from millirec.models.rankers.dnn import DNNConfig
+from millirec.models.rankers.fgcnn import FGCNN, FGCNNConfig
 from millirec.models.rankers.fields import FieldVectors
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
 from millirec.models.rankers.finalnet import FinalNet, FinalNetConfig
@@ -135,6 +136,24 @@ def test_finalmlp_joins_its_streams_head_by_head() -> None:
     torch.testing.assert_close(model(inputs()), expected)
 
 
+def test_fgcnn_makes_fields_of_neighbouring_fields() -> None:
+    """Five fields, a convolution over three neighbours, the larger of two neighbours kept: three are left."""
+    config = FGCNNConfig(embedding_dim=2, hidden=(3,), channels=(4,), made=1)
+    model = FGCNN(config, SCHEMA).eval()
+    own = model.vectors(inputs())
+    (layer,) = model.layers
+    kernel, bias = layer.convolution.weight[:, 0, :, 0], layer.convolution.bias
+    padded = torch.cat([torch.zeros(2, 1, 2), own, torch.zeros(2, 1, 2)], dim=1)
+    seen = [sum(kernel[:, j, None] * padded[:, None, i + j] for j in range(3)) + bias[:, None] for i in range(5)]
+    found = [torch.tanh(one) for one in seen]
+    left = torch.stack([torch.maximum(found[0], found[1]), torch.maximum(found[2], found[3]), found[4]], dim=2)
+    made = torch.tanh(layer.made(left.flatten(1))).view(2, 3, 2)
+    fields = torch.cat([own, made], dim=1)
+    pairs = [(fields[:, i] * fields[:, j]).sum(1) for i in range(8) for j in range(i + 1, 8)]
+    x = torch.cat([fields.flatten(1), torch.stack(pairs, dim=1)], dim=1)
+    torch.testing.assert_close(model(inputs()), model.output(model.hidden(x)).squeeze(1))
+
+
 def test_finalnet_multiplies_what_its_layers_find() -> None:
     """Two blocks; a layer is (u + u v) / sqrt(1 + eps) and ReLU as long as no batch was seen."""
     model = FinalNet(FinalNetConfig(embedding_dim=2, hidden=(3,), second=(2,)), SCHEMA).eval()
@@ -176,6 +195,8 @@ def test_finalnet_learns_from_a_batch_of_one_row() -> None:
         (lambda: FinalMLPConfig(heads=3), r"\$\.ranker\.heads = 3"),
         (lambda: FinalMLPConfig(second=()), r"\$\.ranker\.second = \[\]"),
         (lambda: FinalNetConfig(second=(8, 0)), r"\$\.ranker\.second = \[8, 0\]"),
+        (lambda: FGCNNConfig(channels=(8, 0)), r"\$\.ranker\.channels = \[8, 0\]"),
+        (lambda: FGCNNConfig(span=0), r"\$\.ranker\.span = 0"),
         (lambda: AutoIntConfig(layers=0), r"\$\.ranker\.layers = 0"),
         (lambda: AutoIntConfig(dropout=-0.1), r"\$\.ranker\.dropout = -0.1"),
         (lambda: DINConfig(attention=0), r"\$\.ranker\.attention = 0"),

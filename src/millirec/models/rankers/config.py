@@ -10,6 +10,7 @@ from millirec.models.rankers.deepfm import DeepFM, DeepFMConfig
 from millirec.models.rankers.din import DIN, DINConfig
 from millirec.models.rankers.dnn import DNN, DNNConfig
 from millirec.models.rankers.fields import round_tables
+from millirec.models.rankers.fgcnn import FGCNN, FGCNNConfig
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
 from millirec.models.rankers.finalnet import FinalNet, FinalNetConfig
 from millirec.models.rankers.fm import FM, FMConfig
@@ -25,6 +26,7 @@ RankerConfig = (
     | WideDeepConfig
     | DeepFMConfig
     | DCNv2Config
+    | FGCNNConfig
     | FinalMLPConfig
     | FinalNetConfig
     | AutoIntConfig
@@ -57,6 +59,8 @@ def _network(config: RankerConfig, schema: Schema) -> nn.Module:
             return DeepFM(config, schema)
         case DCNv2Config():
             return DCNv2(config, schema)
+        case FGCNNConfig():
+            return FGCNN(config, schema)
         case FinalMLPConfig():
             return FinalMLP(config, schema)
         case FinalNetConfig():
