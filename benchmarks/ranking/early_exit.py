@@ -82,7 +82,7 @@ def _ranker(model: Checkpoint, dataset: Dataset, folder: Path) -> RankerCheckpoi
     ranker: RankerConfig = convert(SPEC["ranker"], RankerConfig, "ranker")
     train: RankTrainConfig = convert(SPEC["train"], RankTrainConfig, "train")
     how = Training(train=train, machine=Machine(threads=1), journal=Silent())
-    out = fit_rows(RankerRows(rows, featuriser, LABEL, provenance_of(dataset)), ranker, how)
+    out = fit_rows(RankerRows(rows, featuriser, LABEL, provenance_of(dataset), config), ranker, how)
     out.save(folder)
     return out
 

@@ -57,20 +57,24 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="train the ranker anew")
     parser.add_argument("--targets", type=int, default=12_000, help="events of the test part to ask for; 0 = all")
     options = parser.parse_args()
-    retrieval = RUNS / "two-stage" / "checkpoint"
-    if not retrieval.exists():
-        settings = SPEC["retrieval"] | {"split": PROTOCOLS["global-time"], "data": data_of("global-time")}
-        places = {"name": "two-stage", "out": str(RUNS), "machine": {"threads": 1}}
-        trained(RUNS, "two-stage", dumps(convert(settings | places, RunConfig, "two-stage")), resume=True)
-    dataset = Artifact.open(retrieval).data(None)
-    model = Checkpoint.load(retrieval)
-    ranker, cost = ranked(model, dataset, retrieval.with_name("ranker"), again=options.again)
-    bundles = packed(model, ranker, dataset, retrieval.parent, again=options.again)
+    model, dataset = retrieved()
+    ranker, cost = ranked(model, dataset, RUNS / "two-stage" / "ranker", again=options.again)
+    bundles = packed(model, ranker, dataset, RUNS / "two-stage", again=options.again)
     asked = sample_targets(dataset, TEST, options.targets, repeats=False, seed=0)
     seen = {name: replayed(bundle, dataset, asked) for name, bundle in bundles.items()}
     result = compared(seen, dataset, asked) | {"ranker": cost, "config": SPEC, "machine": describe()}
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps({key: result[key] for key in ("figures", "difference", "relative")}, indent=1))
+
+
+def retrieved() -> tuple[Checkpoint, Dataset]:
+    """The sequence model, trained now when there is none, and its data."""
+    folder = RUNS / "two-stage" / "checkpoint"
+    if not folder.exists():
+        settings = SPEC["retrieval"] | {"split": PROTOCOLS["global-time"], "data": data_of("global-time")}
+        places = {"name": "two-stage", "out": str(RUNS), "machine": {"threads": 1}}
+        trained(RUNS, "two-stage", dumps(convert(settings | places, RunConfig, "two-stage")), resume=True)
+    return Checkpoint.load(folder), Artifact.open(folder).data(None)
 
 
 def ranked(
@@ -86,7 +90,7 @@ def ranked(
     made = time.process_time()
     config: RankerConfig = convert(SPEC["ranker"], RankerConfig, "ranker")
     train: RankTrainConfig = convert(SPEC["train"], RankTrainConfig, "train")
-    what = RankerRows(rows, featuriser, LABEL, provenance_of(dataset))
+    what = RankerRows(rows, featuriser, LABEL, provenance_of(dataset), CANDIDATES)
     how = Training(train=train, machine=Machine(threads=1), journal=Silent())
     ranker = fit_rows(what, config, how)
     cost = {

@@ -44,6 +44,11 @@ def config(**more: Any) -> FrontierConfig:
         ({"variants": [{"name": "a"}, {"name": "b"}, {"name": "a"}]}, "$.variants[2].name = 'a' stands twice"),
         ({"variants": [{"name": "a", "steps": [{"kind": "magic"}]}]}, "$.variants[0].steps[0]"),
         ({"variants": [{"name": "a", "engine": {"threads": 0}}]}, "$.threads"),
+        ({"ranker": False}, "$.ranker"),
+        ({"variants": [{"name": "a", "ranker": "r"}]}, "$.variants[0].ranker"),
+        ({"variants": [{"name": "a", "ranker": {"weights": "int4"}}]}, "$.variants[0].ranker.weights"),
+        ({"variants": [{"name": "a", "ranker": {"steps": [{"kind": "tiered"}]}}]}, "$.variants[0].ranker.steps[0]"),
+        ({"variants": [{"name": "a", "ranker": {"step": []}}]}, "step"),
         ({"variants": [{"name": "a", "pack": {"tolerance": 0}}]}, "$.pack.tolerance"),
     ],
 )
@@ -58,7 +63,10 @@ def test_the_config_of_one_variant_makes_it_again() -> None:
         variants=[
             {"name": "small", "steps": STEPS, "engine": {"carry_mb": 0}},
             {"name": "plain", "checkpoint": "elsewhere"},
+            {"name": "alone", "ranker": False},
+            {"name": "ranked", "ranker": {"checkpoint": "r", "steps": STEPS, "weights": "int8"}},
         ],
+        ranker="own",
         limits={"max_p99_ms": 2.5},
         gate=0.99,
     )
@@ -67,6 +75,10 @@ def test_the_config_of_one_variant_makes_it_again() -> None:
     assert again.variants == whole.variants[:1]
     assert (again.limits, again.measure, again.gate) == (whole.limits, whole.measure, whole.gate)
     assert "pack" not in text  # what is as ever need not be read
+    assert "variants.ranker" not in text
+    assert again.ranker == "own"
+    for name, variant in zip(("alone", "ranked"), whole.variants[2:], strict=True):
+        assert convert(tomllib.loads(dumps(whole.only(name))), FrontierConfig, "").variants == (variant,)
     assert convert(tomllib.loads(dumps(whole.only("teacher"))), FrontierConfig, "").variants == ()
 
 

@@ -37,7 +37,7 @@ def sought(settings: FrontierConfig) -> tuple[Searched, tuple[Variant, ...]]:
     teacher, dataset = taught()
 
     def check(variant: Variant) -> None:
-        check_variant(variant, teacher.config, dataset, repeats=False)
+        check_variant(variant, settings, teacher.config, dataset, repeats=False)
 
     return search(settings, teacher, Workshop(lambda: dataset, Machine(threads=1)), Nobody(), check)
 

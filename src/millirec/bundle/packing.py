@@ -57,6 +57,13 @@ class PackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
         scorers = (*self.cascade.scorers, RankerScorer())
         return msgspec.structs.replace(self, cascade=msgspec.structs.replace(self.cascade, scorers=scorers))
 
+    def unranked(self) -> "PackConfig":
+        """Without the ranker, where the cascade has one: retrieval alone."""
+        if self.cascade.ranker is None:
+            return self
+        scorers = tuple(scorer for scorer in self.cascade.scorers if not isinstance(scorer, RankerScorer))
+        return msgspec.structs.replace(self, cascade=msgspec.structs.replace(self.cascade, scorers=scorers))
+
     def __post_init__(self) -> None:
         if self.name is not None and not self.name.strip():
             raise ConfigError("$.pack.name is empty", "give a name, or leave it out")

@@ -38,15 +38,20 @@ class RankerPart:
         """Raises ConfigError when it does not fit a bundle with these items."""
         if self.weights not in _TOLERANCE:
             raise ConfigError(f"weights = {self.weights!r} for the ranker", "choose fp32 or int8")
-        own, theirs = self.checkpoint.featuriser.items.vocabulary.ids, items.vocabulary.ids
-        if own != theirs:
-            pairs = enumerate(zip(own, theirs, strict=False), start=1)
-            row, (one, other) = next((pair for pair in pairs if pair[1][0] != pair[1][1]), (0, ("", "")))
-            which = f"; row {row} is {one!r} to the ranker, {other!r} to the model" if row else ""
-            raise ConfigError(
-                f"the ranker knows {len(own):,} items, the sequence model {len(theirs):,}, and not the same{which}",
-                "train both on the same log, read by the same [data]",
-            )
+        check_items(self.checkpoint.featuriser.items, items)
+
+
+def check_items(ranker: Catalog, model: Catalog) -> None:
+    """Raises ConfigError when a ranker and a sequence model do not know the same items in the same rows."""
+    own, theirs = ranker.vocabulary.ids, model.vocabulary.ids
+    if own != theirs:
+        pairs = enumerate(zip(own, theirs, strict=False), start=1)
+        row, (one, other) = next((pair for pair in pairs if pair[1][0] != pair[1][1]), (0, ("", "")))
+        which = f"; row {row} is {one!r} to the ranker, {other!r} to the model" if row else ""
+        raise ConfigError(
+            f"the ranker knows {len(own):,} items, the sequence model {len(theirs):,}, and not the same{which}",
+            "train both on the same log, read by the same [data]",
+        )
 
 
 def write_ranker(folder: Path, part: RankerPart) -> RankerEntry:
@@ -93,10 +98,12 @@ def _exported(part: RankerPart, featuriser: Featuriser) -> "tuple[Served, float]
     network, sides = part.checkpoint.network(), sides_of(featuriser)
     served = export_ranker(network, sides, int8=part.weights == "int8")
     error = parity_error(network, served, sides)
-    if not error <= _TOLERANCE[part.weights]:
+    rounded = "int8" in (part.weights, part.checkpoint.config.weights)
+    allowed = _TOLERANCE["int8" if rounded else "fp32"]
+    if not error <= allowed:
         raise ArtifactError(
             f"the ranker's graph differs from its network by {error:.1e} of its largest logit, "
-            f"allowed is {_TOLERANCE[part.weights]:.1e}",
+            f"allowed is {allowed:.1e}",
             "check the parameters for NaN and huge values, or train again",
         )
     return served, error

@@ -47,7 +47,7 @@ class Rival:
     def validated(self, epoch: int, figures: dict[str, float], *, best: bool) -> None:
         """Pass on, then compare. Raises `_Ended`."""
         self._inner.validated(epoch, figures, best=best)
-        if self._trial is None:
+        if self._trial is None or NDCG not in figures:  # rankers are told by other figures
             return
         self._trial.report(figures[NDCG], self._seen)
         self._seen += 1

@@ -6,7 +6,8 @@ from millirec.compress.recipe import Recipe
 from millirec.compress.recipe import check as check_recipe
 from millirec.data.dataset import Dataset
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError
-from millirec.frontier.config import FrontierConfig, Variant
+from millirec.frontier.check_ranker import check_ranker
+from millirec.frontier.config import TEACHER, FrontierConfig, Variant
 from millirec.frontier.visit import check_cores
 from millirec.models.base import NetworkConfig
 from millirec.models.checkpoint import Checkpoint
@@ -15,19 +16,22 @@ from millirec.models.config import ModelConfig
 
 def check(config: FrontierConfig, model: ModelConfig, dataset: Dataset, *, repeats: bool) -> None:
     """Raises a MillirecError that names the variant: a step that cannot follow, a model that cannot be served, a
-    checkpoint of other data. `model` is the teacher's, which need not be trained yet.
+    checkpoint or a ranker of other data. `model` is the teacher's, which need not be trained yet.
     """
     check_cores(config.measure)
     _check_served("$.teacher", model)
-    for i, variant in enumerate(config.variants):
-        where = f"$.variants[{i}] ({variant.name})"
+    named = [("$", Variant(name=TEACHER))]
+    named += [(f"$.variants[{i}] ({variant.name})", variant) for i, variant in enumerate(config.variants)]
+    for where, variant in named:
         try:
-            check_variant(variant, model, dataset, repeats)
+            check_variant(variant, config, model, dataset, repeats=repeats)
         except MillirecError as error:
             raise type(error)(f"{where}: {error.problem}", error.mend) from error
 
 
-def check_variant(variant: Variant, model: ModelConfig, dataset: Dataset, repeats: bool) -> None:
+def check_variant(
+    variant: Variant, config: FrontierConfig, model: ModelConfig, dataset: Dataset, *, repeats: bool
+) -> None:
     """As `check`, of one variant."""
     if variant.checkpoint is not None:
         start = Checkpoint.load(Path(variant.checkpoint))
@@ -36,6 +40,7 @@ def check_variant(variant: Variant, model: ModelConfig, dataset: Dataset, repeat
     if variant.steps:
         model = check_recipe(Recipe(steps=variant.steps, name=variant.name), model, len(dataset.items))
     _check_served("the result", model)
+    check_ranker(variant, config, dataset)
 
 
 def _check_served(what: str, model: ModelConfig) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from millirec.bundle import PackConfig
+from millirec.compress.rankers.recipe import RankerStep
 from millirec.compress.recipe import StepConfig
 from millirec.data.errors import ConfigError
 from millirec.data.sources import SourceConfig
@@ -23,16 +24,30 @@ TRIAL = "trial-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
+class VariantRanker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The ranker of a variant, its second stage.
+
+    `checkpoint`: the folder that it starts from, None = the frontier's ranker. `steps`: what is done to it, as in a
+    recipe for rankers; none = as it is. `weights`: in which numbers its hidden layers compute once it is packed.
+    """
+
+    checkpoint: str | None = None
+    steps: tuple[RankerStep, ...] = ()
+    weights: Literal["fp32", "int8"] = "fp32"
+
+
 class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A model to be packed and measured.
 
     `checkpoint`: the folder that it starts from, None = the teacher. `steps`: what is done to it, as in a recipe;
-    none = as it is. `pack` (None = as the frontier's) and `engine`: how it is packed and served.
+    none = as it is. `ranker`: its second stage; true = the frontier's, where that has one, false = none. `pack` (None =
+    as the frontier's) and `engine`: how it is packed and served.
     """
 
     name: str
     checkpoint: str | None = None
     steps: tuple[StepConfig, ...] = ()
+    ranker: VariantRanker | bool = True
     pack: PackConfig | None = None
     engine: EngineSettings = EngineSettings()
 
@@ -110,8 +125,9 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     `teacher`: a checkpoint's folder, or a run's TOML that is trained first. `data`, `split`, `repeats`: where they
     are to differ from what the teacher says of itself (the data moved). `gate`: a variant is chosen only when the
     lower bound of the quality that it keeps, as a share of the teacher's NDCG@10, is at least this. `search`: variants
-    that are sought first, of which the best are added to the others. `pack`: how the teacher is packed, and every
-    variant that does not say. The results go to `<out>/<name>/`.
+    that are sought first, of which the best are added to the others. `ranker`: the folder of a trained ranker, the
+    second stage of the teacher and of every variant that does not say; None = retrieval alone. `pack`: how the teacher
+    is packed, and every variant that does not say. The results go to `<out>/<name>/`.
     """
 
     teacher: str
@@ -126,6 +142,7 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     machine: Machine = Machine()
     gate: float | None = None
     search: Search | None = None
+    ranker: str | None = None
     pack: PackConfig = PackConfig()
 
     def __post_init__(self) -> None:
@@ -148,7 +165,7 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         plain: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(self, search=None))
         plain["variants"] = [msgspec.to_builtins(variant) for variant in self.variants if variant.name == name]
         for variant in plain["variants"]:
-            for field, default in (("steps", ()), ("pack", None), ("engine", EngineSettings())):
+            for field, default in (("steps", ()), ("ranker", True), ("pack", None), ("engine", EngineSettings())):
                 if variant[field] == msgspec.to_builtins(default):
                     del variant[field]
         if self.pack == PackConfig():

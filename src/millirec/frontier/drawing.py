@@ -159,6 +159,9 @@ def _hover(figures: Figures) -> str:
         f"{figures.bundle_bytes / 1e6:.3g} MB, {speed.memory_mb.median:,.0f} MiB in memory",
         *(f"{number}. {escape(said(step))}" for number, step in enumerate(figures.lineage, start=1)),
     ]
+    if figures.ranker is not None:
+        lines.append(f"ranker {escape(str(figures.ranker.model['kind']))}, served in {escape(figures.ranker.weights)}")
+        lines += [f"{number}. {escape(said(step))}" for number, step in enumerate(figures.ranker.lineage, start=1)]
     return "<br>".join(lines)
 
 

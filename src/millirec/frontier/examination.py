@@ -50,7 +50,8 @@ class Examination:
         """Raises DataError when the part asks nothing."""
         self.dataset, self.repeats = dataset, repeats
         role = TEST if measure.part == "test" else VALIDATION
-        self.asked = _sampled(targets(dataset, role, repeats=repeats), measure)
+        self._everyone = targets(dataset, role, repeats=repeats)
+        self.asked = _sampled(self._everyone, measure)
         if not len(self.asked):
             raise DataError(f"no targets under {dataset.protocol}", "measure another part, or split the data otherwise")
         drawn = (measure.users, measure.seed) if measure.users else ()
@@ -88,8 +89,8 @@ class Examination:
             if bundle.cascade.ranker is not None:  # its features read everybody's events, in order of time
                 with StateStore(Path(copy), rules) as store:
                     engine = Engine(bundle, store, settings)
-                    feed(store, self.dataset, self.asked, in_time=True)
-                    seen = ask(engine, self.dataset, self.asked, repeats=self.repeats)
+                    feed(store, self.dataset, self._everyone, in_time=True)
+                    seen = ask(engine, self.dataset, self._everyone, repeats=self.repeats, only=self.asked)
                 return Answers(seen.ranks, np.ascontiguousarray(seen.top[:, :10]), self.users)
             shutil.copytree(self._fed(rules), copy, dirs_exist_ok=True)
             with StateStore(Path(copy), rules) as store:

@@ -2,22 +2,22 @@
 
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnxruntime
 
-from millirec.bundle import Bundle
 from millirec.models.graph import Graph
 
 
-def kernels(bundle: Bundle) -> dict[str, int]:
-    """The operators that ONNX Runtime runs for all graphs of a bundle, how often each occurs, most frequent first.
+def kernels(graphs: Iterable[Graph | None]) -> dict[str, int]:
+    """The operators that ONNX Runtime runs for these graphs, how often each occurs, most frequent first.
 
     After the runtime's own optimisation. Integer arithmetic shows here as MatMulInteger, MatMulIntegerToFloat,
     DynamicQuantizeMatMul and the like.
     """
     found: Counter[str] = Counter()
-    for graph in (bundle.encoder, bundle.step):
+    for graph in graphs:
         if graph is not None:
             found.update(_operators(graph))
     return dict(found.most_common())

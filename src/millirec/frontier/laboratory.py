@@ -15,6 +15,7 @@ from millirec.frontier.examination import Answers, Examination
 from millirec.frontier.host import Host
 from millirec.frontier.making import Made, Maker
 from millirec.frontier.quality import Contrast, Judge, Quality, contrast
+from millirec.frontier.rankers import Rankers
 from millirec.frontier.result import Figures
 from millirec.frontier.speed import Speed, speed
 from millirec.frontier.visit import Visit, visit
@@ -25,7 +26,8 @@ class Laboratory:
     """Makes variants of one teacher and measures them on one data set, here. `close` it at the end.
 
     `folder`: where everything is kept by the hash of what decides it; nobody else may work there meanwhile.
-    `workshop`: data, machine and journal for the recipes. `pack`: how variants are packed that do not say.
+    `workshop`: data, machine and journal for the recipes. `pack`: how variants are packed that do not say,
+    `ranker`: the folder of the ranker that they have.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Laboratory:
         measure: Measure,
         folder: Path,
         pack: PackConfig = PackConfig(),  # noqa: B008 - frozen
+        ranker: str | None = None,
     ) -> None:
         dataset = workshop.dataset
         self.measure, self.host, self.folder = measure, Host.here(), folder
@@ -42,7 +45,7 @@ class Laboratory:
         self._cache = Cache(folder)
         self._cache.tidy()
         kept = replace(workshop, read=lambda: dataset, folder=self._cache.place("steps", "").resolve())
-        self._maker = Maker(kept, self._cache, pack)
+        self._maker = Maker(kept, self._cache, pack, Rankers(ranker, teacher, kept, measure.part))
         self._starts: dict[str | None, Checkpoint] = {None: teacher}
         self._examination = Examination(dataset, measure, folder / "stores", repeats=workshop.repeats)
 
@@ -50,6 +53,11 @@ class Laboratory:
     def dataset(self) -> Dataset:
         """The data that all variants are measured on."""
         return self._examination.dataset
+
+    @property
+    def ranker_key(self) -> tuple[object, ...]:
+        """All that decides the ranker of the teacher; nothing where it has none."""
+        return self._maker.rankers.key(self.teacher)
 
     def figures(self, variant: Variant) -> Figures:
         """All figures of one variant, measured now or taken from the cache; the rounds follow one another.
@@ -141,4 +149,4 @@ class Laboratory:
 
 
 _ALONE = "alone"  # not in turn with others: of no use to a frontier
-_TAKEN = ("model", "lineage", "training_seconds", "compression_seconds", "zeros", "parameters", "kernels")
+_TAKEN = ("model", "lineage", "training_seconds", "compression_seconds", "zeros", "parameters", "kernels", "ranker")

@@ -1,12 +1,11 @@
 """`Made`: a variant as a packed bundle, and what was learned on the way. `make` applies the recipe and packs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import torch
 
 from millirec import __version__
 from millirec.bundle import Bundle, PackConfig, open_bundle, pack
@@ -17,6 +16,7 @@ from millirec.data.lineage import Step
 from millirec.frontier.cache import Cache, key_of
 from millirec.frontier.config import Variant
 from millirec.frontier.kernels import kernels
+from millirec.frontier.rankers import MadeRanker, Rankers, described, zeros_among
 from millirec.models.checkpoint import Checkpoint
 
 
@@ -24,8 +24,9 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     """A packed variant.
 
     `folder`: the bundle's name on the cache's shelf. `bytes`: of all its files. `training_seconds`: what its lineage
-    cost before the recipe, `compression_seconds`: the recipe. `zeros`: share of the floating-point parameters that
-    are 0, `parameters`: how many numbers there are. `kernels`: nodes of its graphs by operator.
+    cost before the recipe, `compression_seconds`: the recipe, both with those of its ranker. `zeros`: share of the
+    floating-point parameters that are 0, `parameters`: how many numbers there are. `kernels`: nodes of its graphs by
+    operator. `ranker`: its second stage, of which the figures before do not tell.
     """
 
     folder: str
@@ -38,6 +39,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     zeros: float
     parameters: int
     kernels: dict[str, int]
+    ranker: MadeRanker | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,8 @@ class Maker:
 
     workshop: Workshop
     cache: Cache
-    pack: PackConfig = field(default_factory=PackConfig)
+    pack: PackConfig
+    rankers: Rankers
 
     def make(self, variant: Variant, start: Checkpoint) -> Made:
         """The packed variant, made now or taken from the cache.
@@ -66,10 +69,10 @@ class Maker:
 
     def key(self, variant: Variant, start: Checkpoint) -> str:
         """The hash of all that decides the bundle."""
-        about = (start.content_hash, start.lineage, start.provenance, variant.steps, variant.pack or self.pack)
+        about = (start.content_hash, start.lineage, start.provenance, variant.steps, self._pack_of(variant))
         dataset, machine = self.workshop.dataset, self.workshop.machine
         data = (dataset.split_fingerprint, self.workshop.repeats, machine.seed) if variant.steps else ()
-        return key_of(about, data, __version__)
+        return key_of(about, data, __version__, *self.rankers.key(variant))
 
     def bundle_folder(self, made: Made) -> Path:
         """Where the bundle lies."""
@@ -86,30 +89,31 @@ class Maker:
         checkpoint = start
         if variant.steps:
             checkpoint = compress(start, Recipe(steps=variant.steps, name=variant.name), self.workshop)
-        bundle = pack(checkpoint, self.cache.place("bundles", key), variant.pack or self.pack)
-        before, after = checkpoint.lineage[: len(start.lineage)], checkpoint.lineage[len(start.lineage) :]
-        zeros, parameters = _zeros(checkpoint)
+        part, took = self.rankers.make(variant) or (None, 0.0)
+        bundle = pack(checkpoint, self.cache.place("bundles", key), self._pack_of(variant), part)
+        seconds, own = _seconds(checkpoint.lineage), _seconds(checkpoint.lineage[len(start.lineage) :])
+        before = 0.0 if part is None else _seconds(part.checkpoint.lineage) - took
+        zeros, parameters = zeros_among(checkpoint.parameters.values())
         return Made(
             folder=key,
             content_hash=bundle.manifest.content_hash,
             bytes=sum(path.stat().st_size for path in bundle.folder.iterdir()),
             model=msgspec.to_builtins(checkpoint.config),
             lineage=checkpoint.lineage,
-            training_seconds=_seconds(before),
-            compression_seconds=_seconds(after),
+            training_seconds=round(seconds - own + before, 2),
+            compression_seconds=round(own + took, 2),
             zeros=zeros,
             parameters=parameters,
-            kernels=kernels(bundle),
+            kernels=kernels((bundle.encoder, bundle.step)),
+            ranker=None if part is None else described(part, bundle),
         )
+
+    def _pack_of(self, variant: Variant) -> PackConfig:
+        """The frontier's own settings may name a ranker that this variant does not have."""
+        if variant.pack is not None:
+            return variant.pack
+        return self.pack if self.rankers.has(variant) else self.pack.unranked()
 
 
 def _seconds(steps: Sequence[Step]) -> float:
-    return round(sum(step.seconds for step in steps), 2)
-
-
-def _zeros(checkpoint: Checkpoint) -> tuple[float, int]:
-    """The share of zeros among the floating-point parameters, and how many parameters there are of any kind."""
-    floats = [tensor for tensor in checkpoint.parameters.values() if tensor.is_floating_point()]
-    n = sum(tensor.numel() for tensor in floats)
-    zeros = sum(tensor.numel() - int(torch.count_nonzero(tensor)) for tensor in floats)
-    return (round(zeros / n, 4) if n else 0.0), sum(tensor.numel() for tensor in checkpoint.parameters.values())
+    return sum(step.seconds for step in steps)

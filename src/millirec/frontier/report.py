@@ -1,14 +1,16 @@
 """The report: one HTML page that needs nothing but itself."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import msgspec
 
+from millirec.data.lineage import Step
 from millirec.frontier.assets import POLICY, SCRIPT, STYLE
 from millirec.frontier.drawing import PLOTS, colour, plot, said, symbol
 from millirec.frontier.quality import COVERAGE, NDCG, RECALL
+from millirec.frontier.rankers import MadeRanker
 from millirec.frontier.result import Entry, Figures, Frontier
 from millirec.frontier.speed import Spread
 from millirec.frontier.trials import section
@@ -132,21 +134,43 @@ def _details(found: Frontier) -> str:
 
 def _detail(entry: Entry) -> str:
     figures = entry.figures
-    lineage = "".join(f"<li>{escape(said(step, 400))}, {step.seconds:,.1f} s</li>" for step in figures.lineage)
     remarks = "".join(f"<li>{escape(remark)}</li>" for remark in entry.remarks)
-    kernels = ", ".join(f"{escape(name)} {n}" for name, n in figures.kernels.items())
     fronts = ", ".join(entry.fronts) or "none"
     parts = [
         f"<p>On the front of: {fronts}. Version <code>{escape(figures.content_hash[:12])}</code>; "
         f"{figures.parameters:,} parameters, {figures.zeros:.1%} of the floating-point ones 0.</p>",
         f"<ul>{remarks}</ul>" if remarks else "",
-        f"<h3>Lineage</h3><ol>{lineage}</ol>",
+        f"<h3>Lineage</h3>{_lineage(figures.lineage)}",
+        _ranker(figures.ranker),
         f"<h3>Differences to the teacher</h3>{_differences(figures)}",
         f"<h3>Stages of an answer, microseconds</h3>{_stages(figures)}",
-        f"<h3>Operators of its graphs</h3><p>{kernels}</p>",
+        f"<h3>Operators of its graphs</h3><p>{_operators(figures.kernels)}</p>",
         f"<h3>Rebuild it: <code>millirec frontier -c</code> with</h3><pre>{escape(entry.config)}</pre>",
     ]
     return f"<details><summary>{escape(figures.name)}</summary>{''.join(parts)}</details>"
+
+
+def _lineage(steps: Iterable[Step]) -> str:
+    lines = "".join(f"<li>{escape(said(step, 400))}, {step.seconds:,.1f} s</li>" for step in steps)
+    return f"<ol>{lines}</ol>"
+
+
+def _operators(kernels: Mapping[str, int]) -> str:
+    return ", ".join(f"{escape(name)} {n}" for name, n in kernels.items())
+
+
+def _ranker(ranker: MadeRanker | None) -> str:
+    """What is told of the second stage; nothing where there is none."""
+    if ranker is None:
+        return ""
+    told = {"AUC": ranker.metrics.get("auc"), "log loss": ranker.metrics.get("log_loss")}
+    offline = ", ".join(f"{name} {value:.4f}" for name, value in told.items() if value is not None)
+    shown = f" On its validation rows: {offline}." if offline else ""
+    return (
+        f"<h3>The ranker: {escape(str(ranker.model['kind']))}</h3><p>{ranker.parameters:,} parameters, "
+        f"{ranker.zeros:.1%} of the floating-point ones 0; hidden layers served in {escape(ranker.weights)}.{shown}</p>"
+        f"{_lineage(ranker.lineage)}<p>Operators: {_operators(ranker.kernels)}</p>"
+    )
 
 
 def _differences(figures: Figures) -> str:

@@ -9,6 +9,7 @@ from millirec.frontier.choice import Choice
 from millirec.frontier.config import Limits, Measure
 from millirec.frontier.host import Host
 from millirec.frontier.quality import Quality
+from millirec.frontier.rankers import MadeRanker
 from millirec.frontier.search import Searched
 from millirec.frontier.speed import Speed
 
@@ -19,8 +20,9 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """What one variant was found to be.
 
     `quality` and `speed`: measured. `bundle_bytes`: of all files of the bundle. `training_seconds` and
-    `compression_seconds`: from the lineage. `zeros`: share of the floating-point parameters that are 0. `kernels`:
-    nodes of its graphs by operator.
+    `compression_seconds`: from the lineage, that of the ranker included. `zeros`: share of the floating-point
+    parameters that are 0. `kernels`: nodes of its graphs by operator. `ranker`: the second stage, of which `model`,
+    `lineage` and the last three do not tell.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     zeros: float
     parameters: int
     kernels: dict[str, int]
+    ranker: MadeRanker | None = None
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):

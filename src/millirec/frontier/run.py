@@ -34,7 +34,7 @@ def run(
     folder = Path(config.out) / config.name
     with alone_in(folder):
         searched, config = _searched(config, teacher, workshop, watcher)
-        laboratory = Laboratory(teacher, workshop, config.measure, folder / "cache", config.pack)
+        laboratory = Laboratory(teacher, workshop, config.measure, folder / "cache", config.pack, config.ranker)
         try:
             found = msgspec.structs.replace(explore(config, laboratory, watcher, write), search=searched)
             name = found.choice.chosen or found.choice.nearest
@@ -54,6 +54,6 @@ def _searched(
         teacher,
         workshop,
         watcher,
-        lambda variant: check_variant(variant, teacher.config, workshop.dataset, workshop.repeats),
+        lambda variant: check_variant(variant, config, teacher.config, workshop.dataset, repeats=workshop.repeats),
     )
     return found, msgspec.structs.replace(config, search=None, variants=(*config.variants, *finalists))

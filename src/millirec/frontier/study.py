@@ -44,11 +44,10 @@ def search(
         raise ValueError("nothing is to be searched")
     folder, rival = Path(config.out) / config.name / "cache", Rival(workshop.journal)
     measure = msgspec.structs.replace(config.measure, part="validation", rounds=config.search.rounds)
-    laboratory = Laboratory(teacher, replace(workshop, journal=rival), measure, folder, config.pack)
+    laboratory = Laboratory(teacher, replace(workshop, journal=rival), measure, folder, config.pack, config.ranker)
     try:
-        key = key_of(
-            teacher.content_hash, laboratory.dataset.split_fingerprint, _decisive(config, config.search), measure
-        )
+        decisive = (*_decisive(config, config.search), *laboratory.ranker_key)
+        key = key_of(teacher.content_hash, laboratory.dataset.split_fingerprint, decisive, measure)
         study = _study(folder / "studies" / f"{key}.journal", config.search)
         attempt = Attempt(config, config.search, laboratory, rival, check)
         _go_on(study, config.search, attempt, watcher)
@@ -60,7 +59,7 @@ def search(
     return Searched(trials=tuple(trials), finalists=tuple(trial.number for trial in best)), variants
 
 
-def _decisive(config: FrontierConfig, search: Search) -> object:
+def _decisive(config: FrontierConfig, search: Search) -> tuple[object, ...]:
     """What may not change in a study that is gone on with."""
     lasting = msgspec.structs.replace(search, trials=1, minutes=None, finalists=1)
     return lasting, config.limits, config.gate

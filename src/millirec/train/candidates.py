@@ -29,6 +29,7 @@ from millirec.data.split import Targets
 from millirec.models.base import SequenceModel, catalog_scorer
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import max_length
+from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.train.evaluate import hide_seen, known_scores, questions, sample_targets
 
 
@@ -86,16 +87,32 @@ def found_for(checkpoint: Checkpoint, dataset: Dataset, config: CandidateConfig)
     return Found(asked, rows, scores)
 
 
+def candidates_of(checkpoint: RankerCheckpoint) -> CandidateConfig | None:
+    """Of which candidates a ranker has learned, from its lineage; None = of the rows of a log."""
+    for step in checkpoint.lineage:
+        if "candidates" in step.settings:
+            return msgspec.convert(step.settings["candidates"], CandidateConfig)
+    return None
+
+
 def candidate_rows(
-    dataset: Dataset, label: LabelConfig, found: Found, fields: Iterable[FieldConfig], config: CandidateConfig
+    dataset: Dataset,
+    label: LabelConfig,
+    found: Found,
+    fields: Iterable[FieldConfig] | Featuriser,
+    config: CandidateConfig,
 ) -> tuple[RankingRows, Featuriser]:
     """A row for what was taken next, where the retrieval had found it, and for some of what was not.
 
     Each row knows the events before its target's millisecond, as a server would; `context.retrieval_score` and
     `context.retrieval_rank` tell what the retrieval said. `label` says what features count as a success; the label of
-    a row is whether the item was taken. Raises DataError when the retrieval found none of what was taken.
+    a row is whether the item was taken. Features are learned from the training rows, or given.
+
+    Raises DataError when the retrieval found none of what was taken.
     """
-    fields, places = tuple(fields), found.asked.places
+    given = fields if isinstance(fields, Featuriser) else None
+    fields = given.fields if given else tuple(fields)  # type: ignore[arg-type]
+    places = found.asked.places
     seq = dataset.sequences
     which, at = _chosen(found.rows == seq.items[places][:, None], found.scores, config)
     if not len(which):
@@ -113,7 +130,7 @@ def candidate_rows(
     taken = (rows == seq.items[places][which]).astype(np.int8)
     roles = np.where(asked.now < np.quantile(asked.now, 1 - config.held_out), TRAIN, VALIDATION).astype(np.uint8)
     train = roles == TRAIN
-    featuriser = Featuriser.fit(fields, facts.take(train), taken[train], dataset.users, dataset.items)
+    featuriser = given or Featuriser.fit(fields, facts.take(train), taken[train], dataset.users, dataset.items)
     users = asked.users.astype(np.int32)
     return RankingRows(featuriser.features(facts), taken, roles, users, seq.order[places][which]), featuriser
 

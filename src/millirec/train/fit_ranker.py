@@ -19,6 +19,7 @@ from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
 from millirec.models.rankers.config import RankerConfig, build_ranker
 from millirec.models.rankers.trees import Trees
 from millirec.train.calibrate import Method, calibrated
+from millirec.train.candidates import CandidateConfig
 from millirec.train.fit import provenance_of
 from millirec.train.grow import grow
 from millirec.train.journal import Journal
@@ -68,12 +69,17 @@ def fit_ranker(
 
 
 class RankerRows(NamedTuple):
-    """Rows to learn from, however they were made, and what they were made of."""
+    """Rows to learn from, however they were made, and what they were made of.
+
+    `candidates`: how `candidate_rows` made them; None = they are rows of the log. It goes into the lineage, so that
+    what compresses the ranker learns from such rows too.
+    """
 
     rows: RankingRows
     featuriser: Featuriser
     label: LabelConfig
     provenance: Provenance
+    candidates: CandidateConfig | None = None
 
 
 def fit_rows(what: RankerRows, ranker: RankerConfig, how: Training) -> RankerCheckpoint:
@@ -85,6 +91,8 @@ def fit_rows(what: RankerRows, ranker: RankerConfig, how: Training) -> RankerChe
     network.load_state_dict(found.parameters)
     calibration, metrics = settled(network, rows, how.train.calibration)
     settings = msgspec.to_builtins(how.train) | {"seed": how.machine.seed, "device": how.machine.device}
+    if what.candidates is not None:
+        settings["candidates"] = msgspec.to_builtins(what.candidates)
     return RankerCheckpoint(
         config=ranker,
         parameters={name: value.cpu() for name, value in found.parameters.items()},

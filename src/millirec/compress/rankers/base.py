@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol
 
 from torch import nn
@@ -10,11 +11,13 @@ from torch import nn
 from millirec.compress.sparsity import keep_zeros
 from millirec.data.dataset import Dataset
 from millirec.data.errors import ConfigError
-from millirec.data.features import RankingRows, Schema, ranking_rows, with_tasks
+from millirec.data.features import Featuriser, RankingRows, Schema, ranking_rows, with_tasks
 from millirec.data.labels import labels_of, tasks_of
+from millirec.models.checkpoint import Checkpoint
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import RankerConfig
 from millirec.models.rankers.trees import TreesConfig
+from millirec.train.candidates import candidate_rows, candidates_of, found_for
 from millirec.train.fit_ranker import Training, learned, settled
 from millirec.train.journal import Journal, Silent
 from millirec.train.machine import Machine
@@ -24,24 +27,47 @@ from millirec.train.rank_loss import Lesson
 
 @dataclass(frozen=True)
 class RankerWorkshop:
-    """The split data, which is read once and only if a step needs it; the machine; who is told of progress."""
+    """The split data, which is read once and only if a step needs it; the machine; who is told of progress.
+
+    `retrieval`: the model that is asked for candidates where a ranker has learned from such. `folder`: where the result
+    of each step is kept; None = nowhere.
+    """
 
     read: Callable[[], Dataset] | None = None
     machine: Machine = field(default_factory=Machine)
     journal: Journal = field(default_factory=Silent)
+    retrieval: Checkpoint | None = None
+    folder: Path | None = None
+    _last: list[tuple[Featuriser, RankingRows]] = field(default_factory=list, init=False, repr=False)
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Split by rows. Raises ConfigError when none was given."""
+        """Split as the ranker's was. Raises ConfigError when none was given."""
         if self.read is None:
             raise ConfigError("this step needs data", "give the log, or use a ranker that names its source")
         return self.read()
 
     def rows(self, checkpoint: RankerCheckpoint) -> RankingRows:
-        """All labelled rows, as the ranker's features show them."""
-        dataset = self.dataset
-        rows, _ = ranking_rows(dataset, labels_of(dataset, checkpoint.label), checkpoint.featuriser)
-        return with_tasks(rows, tasks_of(dataset, checkpoint.label))
+        """The rows that the ranker learned from, made again, as its features show them now.
+
+        Raises ConfigError for a ranker of candidates where there is no model to ask for them.
+        """
+        if not self._last or self._last[0][0] is not checkpoint.featuriser:  # most steps change no feature
+            self._last[:] = [(checkpoint.featuriser, self._rows(checkpoint))]
+        return self._last[0][1]
+
+    def _rows(self, checkpoint: RankerCheckpoint) -> RankingRows:
+        dataset, candidates = self.dataset, candidates_of(checkpoint)
+        if candidates is None:
+            rows, _ = ranking_rows(dataset, labels_of(dataset, checkpoint.label), checkpoint.featuriser)
+            return with_tasks(rows, tasks_of(dataset, checkpoint.label))
+        if self.retrieval is None:
+            raise ConfigError(
+                "the ranker has learned from what a retrieval found, and no model is here to ask",
+                "make it smaller as a variant of `millirec frontier`, whose teacher is asked",
+            )
+        found = found_for(self.retrieval, dataset, candidates)
+        return candidate_rows(dataset, checkpoint.label, found, checkpoint.featuriser, candidates)[0]
 
 
 class RankerCompression(Protocol):

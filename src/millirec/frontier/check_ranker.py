@@ -1,0 +1,83 @@
+"""Refuses a second stage that cannot work, or whose figures would flatter, before anything is trained or written."""
+
+from pathlib import Path
+
+from millirec.bundle.rank_packing import check_items
+from millirec.cascade.cascade import CascadeConfig
+from millirec.cascade.cascade import check_ranker as check_cascade
+from millirec.compress.rankers.recipe import check as check_recipe
+from millirec.data.dataset import Dataset
+from millirec.data.errors import ArtifactError, ConfigError
+from millirec.data.features import Keys
+from millirec.data.labels import labels_of
+from millirec.frontier.config import FrontierConfig, Variant, VariantRanker
+from millirec.frontier.rankers import named
+from millirec.models.rankers.checkpoint import RankerCheckpoint, is_ranker
+from millirec.models.rankers.trees import TreesConfig
+from millirec.train.candidates import candidates_of
+
+
+def check_ranker(variant: Variant, config: FrontierConfig, dataset: Dataset) -> None:
+    """Raises a MillirecError for a ranker that is not there, is of other data, cannot follow its steps, or would not be
+    asked. `dataset` is the teacher's.
+    """
+    use, cascade = named(variant.ranker, config.ranker), (variant.pack or config.pack).cascade
+    if use is None:
+        if variant.ranker is True or variant.pack is not None:  # the frontier's cascade goes without, see `Maker`
+            check_cascade(cascade, has_ranker=False)
+        return
+    if use.checkpoint is None:
+        raise ConfigError("ranker.checkpoint is missing, and the frontier has no $.ranker", "name a ranker's folder")
+    if cascade != CascadeConfig() and cascade.ranker is None:
+        raise ConfigError(
+            "its cascade asks no ranker: the ranker would change nothing",
+            'add { kind = "ranker" } to the scorers, or say ranker = false',
+        )
+    folder = Path(use.checkpoint)
+    if not is_ranker(folder):
+        raise ArtifactError(f"ranker: {folder} holds none", "give the checkpoint of a run with a [ranker]")
+    ranker = RankerCheckpoint.load(folder)
+    _check_data(ranker, dataset)
+    _check_part(ranker, config)
+    _check_steps(use, ranker)
+
+
+def _check_data(ranker: RankerCheckpoint, dataset: Dataset) -> None:
+    """What it has learned from must not be asked for, and what it reads must be there."""
+    if not dataset.protocol.startswith("global-time"):
+        raise ConfigError(
+            f"a ranker under {dataset.protocol}: its features would know what came after a question",
+            'train teacher and ranker with [split] kind = "global-time"',
+        )
+    for what, found, wanted in (
+        ("data", ranker.provenance.fingerprint, dataset.fingerprint),
+        ("split", ranker.provenance.protocol, dataset.protocol),
+    ):
+        if found != wanted:
+            raise ArtifactError(
+                f"ranker was trained with other {what} than the teacher: it could know what is asked",
+                "train it on the teacher's [data] and [split]",
+            )
+    check_items(ranker.featuriser.items, dataset.items)
+    Keys(dataset.users, dataset.items).check(ranker.featuriser.fields)
+    labels_of(dataset, ranker.label)
+
+
+def _check_part(ranker: RankerCheckpoint, config: FrontierConfig) -> None:
+    if candidates_of(ranker) is None:
+        return
+    for asked, where in ((config.measure.part == "validation", "$.measure.part"), (config.search, "$.search")):
+        if asked:
+            raise ConfigError(
+                f"{where} asks for the validation part, of whose candidates the ranker has learned",
+                'measure part = "test" without a search, or train a ranker on the rows of the log',
+            )
+
+
+def _check_steps(use: VariantRanker, ranker: RankerCheckpoint) -> None:
+    try:
+        made = check_recipe(use.steps, ranker.config, ranker.featuriser.schema())
+    except ConfigError as error:
+        raise ConfigError(f"ranker: {error.problem}", error.mend) from error
+    if use.weights == "int8" and isinstance(made, TreesConfig):
+        raise ConfigError('ranker.weights = "int8": trees have no layers to compute in it', "leave it out")
