@@ -5,7 +5,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from benchmarks.ranking import compression, ensemble, leave_out, tasks
+from benchmarks.ranking import compression, ensemble, frontier, leave_out, tasks
 from benchmarks.ranking.runs import PROTOCOLS, RESULTS, ROOT, Settings, sections_of
 
 PAGE = ROOT / "docs" / "ranking-results.md"
@@ -106,7 +106,23 @@ def _more() -> list[str]:
         told.append(f"## Several outcomes\n\n{_TASKS}\n\n{tasks.table(results)}")
     if results := [json.loads(path.read_text()) for path in sorted(compression.RESULTS.glob("*.json"))]:
         told.append(f"## Smaller rankers\n\n{_COMPRESSION}\n\n{compression.table(results)}")
+    if frontier.RESULT.exists():
+        told.append(f"## Retrieval and ranker on one frontier\n\n{_frontier(json.loads(frontier.RESULT.read_text()))}")
     return told
+
+
+def _frontier(found: Result) -> str:
+    host, measure = found["host"], found["measure"]
+    about = (
+        f"Made by `python -m benchmarks.ranking.frontier` (`frontier.toml`): a SASRec (the teacher's first stage) and a "
+        f"`dnn` of its 200 candidates (two_stage.toml), {found['protocol']}. Quality: {found['targets']:,} targets of "
+        f"{found['users']:,} people drawn from the test part, through the engine; intervals over people, differences "
+        f"paired. Speed: medians of {measure['rounds']} rounds through a server on one core, with "
+        f"{measure['connections']} connections (requests/s, CPU, memory) and one question after the other (p99); stages "
+        f"are p50 of traces. {host['processor']}, {host['cores']} cores; the machine's load was {found['load']:g}: "
+        "figures marked noisy had other work beside them, CPU seconds suffer least."
+    )
+    return f"{about}\n\n{frontier.table(found)}\n"
 
 
 def is_current(result: Result) -> bool:

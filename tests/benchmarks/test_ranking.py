@@ -1,14 +1,16 @@
 """The specs of the ranking benchmark, and its table."""
 
 import argparse
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 
 from benchmarks.ranking import __main__ as command
-from benchmarks.ranking import ensemble, leave_out, runs, table
-from millirec.config import RankerRun, convert
+from benchmarks.ranking import ensemble, frontier, leave_out, runs, table
+from millirec.config import RankerRun, convert, read_toml
+from millirec.frontier.config import FrontierConfig
 
 DATA = {"kind": "movielens", "path": "somewhere"}
 
@@ -110,3 +112,11 @@ def test_retrained_and_permuted_stand_side_by_side() -> None:
         "| who | +0.0100 [+0.0050, +0.0150] | +0.0080, +0.0120 | +0.0100 [+0.0050, +0.0150] | 0.001 | +0.0500 |  |"
     )
     assert len({line.count("|") for line in lines}) == 1
+
+
+def test_the_frontier_of_rankers_is_a_config_and_its_table_shows_all() -> None:
+    config = convert(read_toml(runs.ROOT / frontier.CONFIG), FrontierConfig, frontier.CONFIG)
+    shown = frontier.table(json.loads(frontier.RESULT.read_text()))
+    assert len(shown.splitlines()) == 3 + len(config.variants)
+    for variant in config.variants:
+        assert f"| {variant.name}" in shown

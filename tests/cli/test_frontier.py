@@ -118,6 +118,8 @@ def test_a_killed_frontier_goes_on_and_chooses(folder: Path, capsys: pytest.Capt
         ("max_p99_ms = 10000", "max_p99_ms = -1", "$.limits.max_p99_ms"),
         ('name = "forgetful"', 'name = "teacher"', "$.variants[0].name"),
         ('name = "forgetful"', 'name = "far"\ncheckpoint = "nowhere"', "$.variants[0] (far)"),
+        ('name = "forgetful"', 'name = "two"\nranker = {}', "$.variants[0] (two): ranker: names no checkpoint"),
+        ('name = "circle"', 'name = "circle"\nranker = "nowhere"', "$.ranker: nowhere holds none"),
         ("run.toml", "absent.toml", "absent.toml: cannot be read"),
         ("/run.toml", "/nowhere", "nowhere: neither a checkpoint nor a bundle"),
         ("[limits]", '[split]\nkind = "global-time"\n[limits]', "$.split"),

@@ -9,7 +9,7 @@ import pytest
 from millirec.config import convert, dumps
 from millirec.data.errors import ConfigError
 from millirec.engine.settings import EngineSettings
-from millirec.frontier.config import FrontierConfig, Limits, Measure, Variant
+from millirec.frontier.config import FrontierConfig, Limits, Measure, Variant, VariantRanker
 from millirec.frontier.search import Search
 from millirec.frontier.space import drawn
 from tests.conftest import ROOT
@@ -85,8 +85,8 @@ def test_the_config_of_one_variant_makes_it_again() -> None:
 def test_examples_are_configs() -> None:
     page = (ROOT / "docs" / "frontier.md").read_text()
     texts = [block.split("```")[0] for block in page.split("```toml\n")[1:]]
-    texts += [(ROOT / "examples" / f"{name}.toml").read_text() for name in ("frontier", "search")]
-    assert len(texts) == 5
+    texts += [(ROOT / "examples" / f"{name}.toml").read_text() for name in ("frontier", "search", "ranker-frontier")]
+    assert len(texts) == 7
     for text in texts:
         config = convert(tomllib.loads(text), FrontierConfig, "docs")
         assert config.variants or config.search
@@ -97,6 +97,6 @@ def test_examples_are_configs() -> None:
 
 def test_every_field_is_told_in_the_docs() -> None:
     page = (ROOT / "docs" / "frontier.md").read_text()
-    for kind in (FrontierConfig, Limits, Measure, EngineSettings, Search):
+    for kind in (FrontierConfig, Limits, Measure, EngineSettings, Search, VariantRanker):
         missing = [name for name in kind.__struct_fields__ if name not in page]
         assert missing == []

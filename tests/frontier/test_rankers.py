@@ -284,13 +284,16 @@ NAMED = PackConfig(cascade=CascadeConfig(scorers=(InnerProductScorer(), RankerSc
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"ranker": "nowhere"}, "$: ranker: "),
+        ({"ranker": "nowhere"}, "$.ranker: "),
         ({"ranker": "model"}, "model holds none"),
         ({"variant": {"ranker": VariantRanker(checkpoint="nowhere")}}, "$.variants[0] (v): ranker: nowhere holds none"),
-        ({"ranker": None, "variant": {"ranker": VariantRanker(steps=QUANTISE)}}, "ranker.checkpoint is missing"),
+        (
+            {"ranker": None, "variant": {"ranker": VariantRanker(steps=QUANTISE)}},
+            "$.variants[0] (v): ranker: names no checkpoint",
+        ),
         ({"variant": {"ranker": VariantRanker(steps=QUANTISE * 2)}}, "(v): ranker: $.steps[1]: weights is int8"),
         ({"variant": {"ranker": VariantRanker(steps=(LeaveOut(leave_out=("x",)),))}}, "leave_out names ['x']"),
-        ({"variant": {"pack": WITHOUT}}, "$.variants[0] (v): its cascade asks no ranker"),
+        ({"variant": {"pack": WITHOUT}}, "$.variants[0] (v): ranker: its cascade asks no ranker"),
         ({"variant": {"pack": NAMED, "ranker": False}}, "the bundle has no ranker"),
         ({"ranker": None, "pack": NAMED}, "the bundle has no ranker"),
         ({"ranker": "found", "measure": msgspec.structs.replace(QUICK, part="validation")}, "$.measure.part asks for"),
@@ -314,7 +317,7 @@ def saved(ranker: RankerCheckpoint, folder: Path) -> str:
 
 def test_rankers_of_other_data_are_refused(shelf: Path, tmp_path: Path) -> None:
     plain = world().with_roles(np.zeros_like(world().roles), "none")
-    assert "its features would know what came after" in refused(shelf, split(plain, LeaveLastOut()))
+    assert "$.ranker: under leave-last-out" in refused(shelf, split(plain, LeaveLastOut()))
     assert "trained with other split" in refused(shelf, split(plain, GlobalTime()))
     told = msgspec.structs.replace(logged().provenance, fingerprint="other")
     assert "trained with other data" in refused(tmp_path, ranker=saved(logged().with_provenance(told), tmp_path))

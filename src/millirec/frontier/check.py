@@ -1,5 +1,7 @@
 """Refuses a frontier that cannot work before anything is trained or written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from millirec.compress.recipe import Recipe
@@ -20,13 +22,19 @@ def check(config: FrontierConfig, model: ModelConfig, dataset: Dataset, *, repea
     """
     check_cores(config.measure)
     _check_served("$.teacher", model)
-    named = [("$", Variant(name=TEACHER))]
-    named += [(f"$.variants[{i}] ({variant.name})", variant) for i, variant in enumerate(config.variants)]
-    for where, variant in named:
-        try:
+    with _at("$.ranker"):
+        check_ranker(Variant(name=TEACHER), config, dataset)
+    for i, variant in enumerate(config.variants):
+        with _at(f"$.variants[{i}] ({variant.name})"):
             check_variant(variant, config, model, dataset, repeats=repeats)
-        except MillirecError as error:
-            raise type(error)(f"{where}: {error.problem}", error.mend) from error
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    try:
+        yield
+    except MillirecError as error:
+        raise type(error)(f"{where}: {error.problem}", error.mend) from error
 
 
 def check_variant(
@@ -40,7 +48,8 @@ def check_variant(
     if variant.steps:
         model = check_recipe(Recipe(steps=variant.steps, name=variant.name), model, len(dataset.items))
     _check_served("the result", model)
-    check_ranker(variant, config, dataset)
+    with _at("ranker"):
+        check_ranker(variant, config, dataset)
 
 
 def _check_served(what: str, model: ModelConfig) -> None:

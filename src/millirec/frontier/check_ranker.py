@@ -27,7 +27,7 @@ def check_ranker(variant: Variant, config: FrontierConfig, dataset: Dataset) -> 
             check_cascade(cascade, has_ranker=False)
         return
     if use.checkpoint is None:
-        raise ConfigError("ranker.checkpoint is missing, and the frontier has no $.ranker", "name a ranker's folder")
+        raise ConfigError("names no checkpoint, and the frontier has no $.ranker", "give one of the two")
     if cascade != CascadeConfig() and cascade.ranker is None:
         raise ConfigError(
             "its cascade asks no ranker: the ranker would change nothing",
@@ -35,7 +35,7 @@ def check_ranker(variant: Variant, config: FrontierConfig, dataset: Dataset) -> 
         )
     folder = Path(use.checkpoint)
     if not is_ranker(folder):
-        raise ArtifactError(f"ranker: {folder} holds none", "give the checkpoint of a run with a [ranker]")
+        raise ArtifactError(f"{folder} holds none", "give the checkpoint of a run with a [ranker]")
     ranker = RankerCheckpoint.load(folder)
     _check_data(ranker, dataset)
     _check_part(ranker, config)
@@ -46,7 +46,7 @@ def _check_data(ranker: RankerCheckpoint, dataset: Dataset) -> None:
     """What it has learned from must not be asked for, and what it reads must be there."""
     if not dataset.protocol.startswith("global-time"):
         raise ConfigError(
-            f"a ranker under {dataset.protocol}: its features would know what came after a question",
+            f"under {dataset.protocol} its features would know what came after a question",
             'train teacher and ranker with [split] kind = "global-time"',
         )
     for what, found, wanted in (
@@ -55,7 +55,7 @@ def _check_data(ranker: RankerCheckpoint, dataset: Dataset) -> None:
     ):
         if found != wanted:
             raise ArtifactError(
-                f"ranker was trained with other {what} than the teacher: it could know what is asked",
+                f"was trained with other {what} than the teacher: it could know what is asked",
                 "train it on the teacher's [data] and [split]",
             )
     check_items(ranker.featuriser.items, dataset.items)
@@ -75,9 +75,6 @@ def _check_part(ranker: RankerCheckpoint, config: FrontierConfig) -> None:
 
 
 def _check_steps(use: VariantRanker, ranker: RankerCheckpoint) -> None:
-    try:
-        made = check_recipe(use.steps, ranker.config, ranker.featuriser.schema())
-    except ConfigError as error:
-        raise ConfigError(f"ranker: {error.problem}", error.mend) from error
+    made = check_recipe(use.steps, ranker.config, ranker.featuriser.schema())
     if use.weights == "int8" and isinstance(made, TreesConfig):
-        raise ConfigError('ranker.weights = "int8": trees have no layers to compute in it', "leave it out")
+        raise ConfigError('weights = "int8": trees have no layers to compute in it', "leave it out")
