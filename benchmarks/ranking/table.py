@@ -114,13 +114,13 @@ def _more() -> list[str]:
 def _frontier(found: Result) -> str:
     host, measure = found["host"], found["measure"]
     about = (
-        f"Made by `python -m benchmarks.ranking.frontier` (`frontier.toml`): a SASRec (the teacher's first stage) and a "
-        f"`dnn` of its 200 candidates (two_stage.toml), {found['protocol']}. Quality: {found['targets']:,} targets of "
-        f"{found['users']:,} people drawn from the test part, through the engine; intervals over people, differences "
-        f"paired. Speed: medians of {measure['rounds']} rounds through a server on one core, with "
-        f"{measure['connections']} connections (requests/s, CPU, memory) and one question after the other (p99); stages "
-        f"are p50 of traces. {host['processor']}, {host['cores']} cores; the machine's load was {found['load']:g}: "
-        "figures marked noisy had other work beside them, CPU seconds suffer least."
+        "Made by `python -m benchmarks.ranking.frontier` (`frontier.toml`): a SASRec, and a `dnn` of its candidates "
+        f"(`two_stage.toml`), {found['protocol']}. Quality: {found['targets']:,} targets of {found['users']:,} people "
+        "drawn from the test part, through the engine; intervals over people, differences paired. Speed: medians of "
+        f"{measure['rounds']} rounds through a server on one core, with {measure['connections']} connections "
+        "(requests/s, CPU, memory) and one question after the other (p99); stages are p50 of traces. "
+        f"{host['processor']}, {host['cores']} cores; the load of the machine was {found['load']:g}: figures marked "
+        "noisy had other work beside them, CPU seconds suffer least."
     )
     return f"{about}\n\n{frontier.table(found)}\n"
 

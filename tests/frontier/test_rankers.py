@@ -327,6 +327,12 @@ def test_rankers_of_other_data_are_refused(shelf: Path, tmp_path: Path) -> None:
     assert "row 1 is 'i40' to the ranker, 'i1' to the model" in refused(tmp_path, ranker=saved(other, tmp_path))
 
 
+def test_a_bundle_is_no_checkpoint_of_a_ranker(made: tuple[Frontier, Path]) -> None:
+    folders = [path for path in (made[1].parent / "cache" / "bundles").iterdir() if (path / "ranker.json").exists()]
+    assert len(folders) == 2
+    assert f"{folders[0]} holds none" in refused(folders[0].parent, ranker=folders[0].name)
+
+
 def test_trees_have_no_layers_of_bytes(shelf: Path, tmp_path: Path) -> None:
     trees = replace(logged(), config=TreesConfig())
     variant = {"ranker": VariantRanker(checkpoint=str(tmp_path / saved(trees, tmp_path)), weights="int8")}

@@ -34,7 +34,7 @@ def check_ranker(variant: Variant, config: FrontierConfig, dataset: Dataset) -> 
             'add { kind = "ranker" } to the scorers, or say ranker = false',
         )
     folder = Path(use.checkpoint)
-    if not is_ranker(folder):
+    if not is_ranker(folder) or (folder / "manifest.json").exists():  # a bundle has its own `ranker.json`
         raise ArtifactError(f"{folder} holds none", "give the checkpoint of a run with a [ranker]")
     ranker = RankerCheckpoint.load(folder)
     _check_data(ranker, dataset)
