@@ -45,7 +45,7 @@ def _second(figures: dict[str, Any]) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """A row a variant; the second stage as its traces tell it."""
+    """A row a variant; the second stage as its traces tell it. Noisy times on the clock are not shown."""
     head = ["variant", "NDCG@10", "to the teacher", "AUC of its rows", "features, us", "ranker, us", "p99 ms"]
     head += ["requests/s", "CPU s / 1,000", "bundle MB", "MiB"]
     rows = []
@@ -53,19 +53,20 @@ def table(result: dict[str, Any]) -> str:
         ndcg, gap, ranker, stages = one["ndcg@10"], one["to_teacher"], one["ranker"], one["stages_p50_us"]
         rows.append(
             [
-                one["name"] + (" (noisy)" if one["noisy"] else ""),
+                one["name"],
                 f"{ndcg['value']:.4f} [{ndcg['low']:.4f}, {ndcg['high']:.4f}]",
                 "" if one is result["variants"][0] else f"{gap['difference']:+.4f} (p = {gap['p_value']:.2g})",
                 f"{ranker['metrics']['auc']:.4f}" if ranker else "",
                 *(f"{stages[name]:,.0f}" if name in stages else "" for name in ("features", "ranker")),
-                f"{one['p99_ms']['median']:.2f}",
-                f"{one['requests_per_second']['median']:,.0f}",
+                "" if one["noisy"] else f"{one['p99_ms']['median']:.2f}",
+                "" if one["noisy"] else f"{one['requests_per_second']['median']:,.0f}",
                 f"{one['cpu_seconds']['median']:.2f}",
                 f"{one['bundle_bytes'] / 1e6:.2f}",
                 f"{one['memory_mb']['median']:.0f}",
             ]
         )
-    return lines(head, rows)
+    told = [i for i in range(len(head)) if any(cells[i] for cells in rows)]
+    return lines([head[i] for i in told], [[cells[i] for i in told] for cells in rows])
 
 
 if __name__ == "__main__":

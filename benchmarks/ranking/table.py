@@ -119,8 +119,8 @@ def _frontier(found: Result) -> str:
         "drawn from the test part, through the engine; intervals over people, differences paired. Speed: medians of "
         f"{measure['rounds']} rounds through a server on one core, with {measure['connections']} connections "
         "(requests/s, CPU, memory) and one question after the other (p99); stages are p50 of traces. "
-        f"{host['processor']}, {host['cores']} cores; the load of the machine was {found['load']:g}: figures marked "
-        "noisy had other work beside them, CPU seconds suffer least."
+        f"{host['processor']}, {host['cores']} cores; the load of the machine was {found['load']:g}: p99 and "
+        "requests/s that other work has disturbed are left out, CPU seconds and medians suffer less."
     )
     return f"{about}\n\n{frontier.table(found)}\n"
 
