@@ -55,7 +55,7 @@ CANDIDATES: CandidateConfig = convert(SPEC["candidates"], CandidateConfig, "cand
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--again", action="store_true", help="train the ranker anew")
-    parser.add_argument("--targets", type=int, default=12_000, help="events of the test part to ask for; 0 = all")
+    parser.add_argument("--targets", type=int, default=0, help="events of the test part to ask for; 0 = all")
     options = parser.parse_args()
     model, dataset = retrieved()
     ranker, cost = ranked(model, dataset, RUNS / "two-stage" / "ranker", again=options.again)
