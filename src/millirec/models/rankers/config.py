@@ -9,8 +9,8 @@ from millirec.models.rankers.dcnv2 import DCNv2, DCNv2Config
 from millirec.models.rankers.deepfm import DeepFM, DeepFMConfig
 from millirec.models.rankers.din import DIN, DINConfig
 from millirec.models.rankers.dnn import DNN, DNNConfig
-from millirec.models.rankers.fields import round_tables
 from millirec.models.rankers.fgcnn import FGCNN, FGCNNConfig
+from millirec.models.rankers.fields import round_tables
 from millirec.models.rankers.finalmlp import FinalMLP, FinalMLPConfig
 from millirec.models.rankers.finalnet import FinalNet, FinalNetConfig
 from millirec.models.rankers.fm import FM, FMConfig
