@@ -73,4 +73,4 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         left = self.pool(torch.tanh(self.convolution(x)))
         made: Tensor = torch.tanh(self.made(left.flatten(1)))
-        return left, made.unflatten(1, (-1, self.width))
+        return left, made.view(len(made), -1, self.width)
