@@ -4,8 +4,6 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-_LARGEST = 709.0  # whose exponential is still a number
-
 
 class Sigmoid(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="none"):
     """The logit as it is."""
@@ -41,5 +39,6 @@ Calibration = Sigmoid | Platt | Isotonic
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    out: NDArray[np.float64] = 1 / (1 + np.exp(np.minimum(-x, _LARGEST)))
+    with np.errstate(over="ignore"):  # one over infinity is 0, as it should be
+        out: NDArray[np.float64] = 1 / (1 + np.exp(-x))
     return out
