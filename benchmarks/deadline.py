@@ -165,7 +165,7 @@ def over_http(
     bundle: Bundle, deadline_ms: float | None, rate: float, seconds: float, path: str = "/recommend"
 ) -> dict[str, Any]:
     """What the client sees, and where the server says that its answers came from."""
-    with cores_apart() as (cores, _), server(FOLDER / "bundle", 1, cores) as running:
+    with cores_apart() as (cores, _), server(bundle.folder, 1, cores) as running:
         where = urlsplit(running.url)
         host, port = where.hostname or "", where.port or 80
         settings = LoadSettings(rate=rate, seconds=seconds, warm_up=3.0, arrivals="poisson", connections=16)

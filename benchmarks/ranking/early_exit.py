@@ -60,26 +60,26 @@ EXITS: dict[str, EarlyExit | None] = {
 }
 
 
-def made() -> tuple[Bundle, Dataset]:
-    """The bundle of both models, and the data; trained now when there is none."""
-    folder = RUNS / "early-exit"
+def made(hidden: tuple[int, ...] | None = None) -> tuple[Bundle, Dataset]:
+    """The bundle of both models, and the data; trained now when there is none. `hidden`: of another ranker."""
+    folder, name = RUNS / "early-exit", "-".join(["ranker", *map(str, hidden or ())])
     if not (folder / "checkpoint").exists():
         data = {"kind": "movielens", "path": str(shared("ml-100k"))}
         settings = SPEC["retrieval"] | {"data": data, "name": "early-exit", "out": str(RUNS), "machine": {"threads": 1}}
         trained(RUNS, "early-exit", dumps(convert(settings, RunConfig, "early-exit")), resume=True)
     dataset, model = Artifact.open(folder / "checkpoint").data(None), Checkpoint.load(folder / "checkpoint")
-    ranker = _ranker(model, dataset, folder / "ranker")
+    settings = SPEC["ranker"] | ({} if hidden is None else {"hidden": hidden})
+    ranker = _ranker(model, dataset, folder / name, convert(settings, RankerConfig, "ranker"))
     part = RankerPart(ranker, known_events(dataset, labels_of(dataset, LABEL)))
-    return pack(model, folder / "ranked.bundle", PackConfig(), part), dataset
+    return pack(model, folder / f"{name}.bundle", PackConfig(), part), dataset
 
 
-def _ranker(model: Checkpoint, dataset: Dataset, folder: Path) -> RankerCheckpoint:
+def _ranker(model: Checkpoint, dataset: Dataset, folder: Path, ranker: RankerConfig) -> RankerCheckpoint:
     if folder.exists():
         return RankerCheckpoint.load(folder)
     config: CandidateConfig = convert(SPEC["candidates"], CandidateConfig, "candidates")
     fields: list[FieldConfig] = convert(SPEC["features"], list[FieldConfig], "features")
     rows, featuriser = candidate_rows(dataset, LABEL, found_for(model, dataset, config), fields, config)
-    ranker: RankerConfig = convert(SPEC["ranker"], RankerConfig, "ranker")
     train: RankTrainConfig = convert(SPEC["train"], RankTrainConfig, "train")
     how = Training(train=train, machine=Machine(threads=1), journal=Silent())
     out = fit_rows(RankerRows(rows, featuriser, LABEL, provenance_of(dataset), config), ranker, how)
@@ -116,12 +116,12 @@ def replayed(bundle: Bundle, dataset: Dataset) -> tuple[dict[str, Seen], NDArray
     with StateStore.temporary(StoreSettings(limits=limits)) as store:
         engines = {name: Engine(bundle, store, cascade=_cascade(early)) for name, early in EXITS.items()}
         older = np.flatnonzero(dataset.roles != TEST)
-        store.append([_event(dataset, int(place)) for place in older[np.argsort(log.times[older], kind="stable")]])
+        store.append([event_of(dataset, int(place)) for place in older[np.argsort(log.times[older], kind="stable")]])
         for place in places.tolist():
             query = Query(user=users.id(int(log.users[place])), time=int(log.times[place]), k=K)
             for name, engine in engines.items():
                 seen[name].add(engine.recommend(query), items.id(int(log.items[place])))
-            store.append([_event(dataset, place)])
+            store.append([event_of(dataset, place)])
     return seen, log.users[places]
 
 
@@ -129,7 +129,8 @@ def _cascade(early: EarlyExit | None) -> CascadeConfig:
     return CascadeConfig(scorers=(InnerProductScorer(), RankerScorer(candidates=200, early_exit=early)))
 
 
-def _event(dataset: Dataset, place: int) -> Event:
+def event_of(dataset: Dataset, place: int) -> Event:
+    """One event of the log."""
     log = dataset.interactions
     user, item = dataset.users.vocabulary.id(int(log.users[place])), dataset.items.vocabulary.id(int(log.items[place]))
     return Event(
