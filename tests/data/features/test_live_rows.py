@@ -176,13 +176,16 @@ def test_places_that_change_have_the_same_bytes(
     assert seen > 20
 
 
-def test_a_state_that_is_loaded_is_seen() -> None:
-    """Also by features that looked at another one before."""
+@pytest.mark.parametrize(("before", "loaded"), [(0, 60), (60, 60), (60, 3)])
+def test_a_state_that_is_loaded_is_seen(before: int, loaded: int) -> None:
+    """Also by features that looked at another one before, of more places or of fewer."""
     featuriser, state, live, events = counted(60)
+    now, rows = int(events[2].max()) + 1, np.arange(1, 9, dtype=np.int32)
     other = FeatureState(featuriser.needs, featuriser.keys)
-    other.extend(Events(*events), int(events[2].max()))
+    state.extend(Events(*(column[:before] for column in events)), now)
+    live.slide(now)
+    other.extend(Events(*(column[:loaded] for column in events)), now)
     state.load(other.arrays())
-    rows, now = np.arange(1, 9, dtype=np.int32), int(events[2].max()) + 1
     wanted = featuriser.features(other.facts(1, rows, now))
     assert assembled(live, rows, live.rows(1, rows, now)).to_bytes() == wanted.to_bytes()
 

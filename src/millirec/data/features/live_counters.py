@@ -61,7 +61,7 @@ class LiveCounters:
         """New places count for nothing yet; the last one stays so."""
         nothing = self._of(np.zeros((1, self._counts.sums.shape[1]), np.int32))
         old, self._values = self._values, np.repeat(nothing, n, axis=0)
-        self._values[: len(old)] = old
+        self._values[: len(old)] = old[:n]
         if not len(old):
             self._values[:] = self._of(self._counts.sums)
 
