@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from millirec.bundle import open_bundle, pack
-from millirec.bundle.ranker import FILES
+from millirec.bundle.ranker import RANKER as FILES
 from millirec.data.catalog import Catalog, Vocabulary
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.features import known_events, sides_of
@@ -30,7 +30,7 @@ def test_the_manifest_tells_of_the_ranker() -> None:
     first = data.interactions.times[data.roles == 2].min()
     assert told.known_until < first
     assert told.n_events == int((data.interactions.times < first).sum())
-    assert set(bundle.manifest.files) > FILES
+    assert set(bundle.manifest.files) > set(FILES)
     assert bundle.cascade.ranker is not None
 
 

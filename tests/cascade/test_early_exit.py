@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from millirec.cascade.early_exit import Bounds, EarlyExit, scored
+from millirec.cascade.query import Retrieved
 from millirec.cascade.scorers import RankerScorer, Scored
 from millirec.data.errors import ConfigError
 
@@ -23,15 +24,17 @@ class Lists:
         self.logits = (noise - self._slope * np.arange(N)).astype(np.float32)
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, rows: np.ndarray, retrieval: np.ndarray | None, first: int = 0) -> Scored:
-        assert rows.tolist() == list(range(first + 1, first + 1 + len(rows)))
+    def __call__(self, rows: np.ndarray, told: Retrieved | None) -> Scored:
+        assert told is not None
+        first = int(told.ranks[0]) - 1
+        assert rows.tolist() == told.ranks.tolist() == list(range(first + 1, first + 1 + len(rows)))
         self.asked.append((first, len(rows)))
         logits = self.logits[first : first + len(rows)]
         return Scored(logits, 0.5 + 0.5 * np.tanh(logits / 2), 1.0)
 
 
 ROWS = np.arange(1, N + 1, dtype=np.int32)
-SCORES = -ROWS.astype(np.float32)
+SCORES = Retrieved(-ROWS.astype(np.float32), ROWS.astype(np.float64))
 
 
 def test_the_bound_by_hand() -> None:

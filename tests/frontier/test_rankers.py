@@ -12,7 +12,7 @@ import optuna
 import pytest
 
 from millirec.bundle import PackConfig, open_bundle
-from millirec.bundle.ranker import FILES
+from millirec.bundle.ranker import RANKER as FILES
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.scorers import InnerProductScorer, RankerScorer
 from millirec.compress.rankers.base import RankerWorkshop

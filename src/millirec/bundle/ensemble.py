@@ -67,8 +67,8 @@ def pack_ensemble(
     first = checkpoints[0]
     if ranker is not None:
         ranker.check(first.catalog)
-        config = config.ranked()
-    catalog = kept_features(first.catalog, config, has_ranker=ranker is not None)
+        config = config.ranked(pre=ranker.pre is not None)
+    catalog = kept_features(first.catalog, config, ranker)
     networks = [network_of(checkpoint) for checkpoint in checkpoints]
     if isinstance(fusion, ReciprocalRank):
         shares = [share / _mean_square(network) for network, share in zip(networks, shares, strict=True)]

@@ -55,7 +55,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     measured difference between graphs and network; `state_size` the numbers in a user's state when there is a graph
     that goes on from it by one event, 0 when there is none; `index_recall` the measured recall@10 of the index against
     exact search. `members`: of a bundle with several models; empty where there is one. `fusion`: how their scores
-    become one, None = summed. `ranker`: the second stage, where there is one. `content_hash` covers what was packed, so
+    become one, None = summed. `ranker`: the second stage, where there is one, and `pre_ranker` what
+    chooses its candidates. `content_hash` covers what was packed, so
     not `created`; `seal` covers all other fields.
     """
 
@@ -80,6 +81,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     members: tuple[Member, ...] = ()
     fusion: FusionConfig | None = None
     ranker: RankerEntry | None = None
+    pre_ranker: RankerEntry | None = None
     content_hash: str = ""
     seal: str = ""
 

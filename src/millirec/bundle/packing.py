@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from millirec import __version__, index
 from millirec.bundle.manifest import MANIFEST, SCHEMA, TENSORS, Manifest, entry_of, sealed
 from millirec.bundle.rank_packing import RankerPart, write_ranker
+from millirec.bundle.ranker import PRE_RANKER, RANKER
 from millirec.bundle.read import KNOWN_FILES, Bundle, open_bundle
-from millirec.cascade.cascade import CascadeConfig, check_features, check_ranker
+from millirec.cascade.cascade import CascadeConfig, check_features, check_rankers
 from millirec.cascade.fields import Fields
-from millirec.cascade.scorers import RankerScorer
+from millirec.cascade.scorers import InnerProductScorer, PreRankerScorer, RankerScorer
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.folder import new_folder
@@ -50,18 +51,18 @@ class PackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     tolerance: float | None = None
     features: tuple[str, ...] | None = None
 
-    def ranked(self) -> "PackConfig":
-        """With a ranker at the end of a cascade that is the default one."""
+    def ranked(self, *, pre: bool = False) -> "PackConfig":
+        """With a ranker, and with a pre-ranker before it, at the end of a cascade that is the default one."""
         if self.cascade != CascadeConfig():
             return self
-        scorers = (*self.cascade.scorers, RankerScorer())
+        scorers = (*self.cascade.scorers, *((PreRankerScorer(),) if pre else ()), RankerScorer())
         return msgspec.structs.replace(self, cascade=msgspec.structs.replace(self.cascade, scorers=scorers))
 
     def unranked(self) -> "PackConfig":
-        """Without the ranker, where the cascade has one: retrieval alone."""
+        """Without the rankers, where the cascade has some: retrieval alone."""
         if self.cascade.ranker is None:
             return self
-        scorers = tuple(scorer for scorer in self.cascade.scorers if not isinstance(scorer, RankerScorer))
+        scorers = tuple(scorer for scorer in self.cascade.scorers if isinstance(scorer, InnerProductScorer))
         return msgspec.structs.replace(self, cascade=msgspec.structs.replace(self.cascade, scorers=scorers))
 
     def __post_init__(self) -> None:
@@ -88,8 +89,8 @@ def pack(
     check_target(folder)
     if ranker is not None:
         ranker.check(checkpoint.catalog)
-        config = config.ranked()
-    catalog = kept_features(checkpoint.catalog, config, has_ranker=ranker is not None)
+        config = config.ranked(pre=ranker.pre is not None)
+    catalog = kept_features(checkpoint.catalog, config, ranker)
     network = network_of(checkpoint)
     with torch.inference_mode():
         vectors = network.item_vectors().float().numpy()
@@ -119,12 +120,13 @@ def network_of(checkpoint: "Checkpoint") -> "SequenceModel":
     return network
 
 
-def kept_features(catalog: Catalog, config: PackConfig, *, has_ranker: bool = False) -> Catalog:
+def kept_features(catalog: Catalog, config: PackConfig, ranker: RankerPart | None = None) -> Catalog:
     """The catalogue as the bundle keeps it.
 
     Raises ConfigError for a feature that it does not have, and for one or a ranker that the cascade asks for in vain.
     """
-    check_ranker(config.cascade, has_ranker=has_ranker)
+    has_pre_ranker = ranker is not None and ranker.pre is not None
+    check_rankers(config.cascade, has_ranker=ranker is not None, has_pre_ranker=has_pre_ranker)
     kept = _kept(catalog, config)
     check_features(config.cascade, Fields(kept).names())
     return kept
@@ -267,12 +269,15 @@ def write(
     with new_folder(folder) as new:
         save_tensors(tensors, new / TENSORS)
         catalog.save(new)
-        told = told if ranker is None else told | {"ranker": write_ranker(new, ranker)}
+        if ranker is not None:
+            told = told | {"ranker": write_ranker(new, RANKER, ranker)}
+            if ranker.pre is not None:
+                told |= {"pre_ranker": write_ranker(new, PRE_RANKER, ranker.pre)}
         for path in new.iterdir():
             path.chmod(0o644)  # safetensors writes for the owner only; who packs is not always who serves
         manifest = Manifest(**told, files={path.name: entry_of(path) for path in sorted(new.iterdir())})
         fields = msgspec.to_builtins(manifest)
-        for name in ("members", "fusion", "ranker"):
+        for name in ("members", "fusion", "ranker", "pre_ranker"):
             if not fields[name]:
                 del fields[name]  # hashed as it was before there were any
         whole = sealed(fields)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 import numpy as np
 
-from millirec.bundle.ranker import HEAD, ITEMS, TENSORS, USERS, Head, RankerEntry
+from millirec.bundle.ranker import Head, RankerEntry, RankerFiles
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.features import Events, FeatureState, Featuriser, sides_of
@@ -27,15 +27,20 @@ class RankerPart:
     """A ranker to be packed beside a sequence model.
 
     `known`: the events that its features know when it begins to serve (`known_events`), rows of its own catalogues.
-    `weights` "int8": its hidden layers compute in integers.
+    `weights` "int8": its hidden layers compute in integers. `pre`: a cheaper one that chooses its candidates.
     """
 
     checkpoint: "RankerCheckpoint"
     known: Events
     weights: Literal["fp32", "int8"] = "fp32"
+    pre: "RankerPart | None" = None
 
     def check(self, items: Catalog) -> None:
-        """Raises ConfigError when it does not fit a bundle with these items."""
+        """Raises ConfigError when it, or its pre-ranker, does not fit a bundle with these items."""
+        if self.pre is not None:
+            if self.pre.pre is not None:
+                raise ConfigError("the pre-ranker has a pre-ranker of its own", "give one ranker and one pre-ranker")
+            self.pre.check(items)
         if self.weights not in _TOLERANCE:
             raise ConfigError(f"weights = {self.weights!r} for the ranker", "choose fp32 or int8")
         check_items(self.checkpoint.featuriser.items, items)
@@ -54,8 +59,8 @@ def check_items(ranker: Catalog, model: Catalog) -> None:
         )
 
 
-def write_ranker(folder: Path, part: RankerPart) -> RankerEntry:
-    """Write the files of a ranker into a bundle's folder, and what the manifest says of it.
+def write_ranker(folder: Path, files: RankerFiles, part: RankerPart) -> RankerEntry:
+    """Write the files of a ranker, without its pre-ranker, into a bundle's folder, and what the manifest says of it.
 
     Raises ArtifactError when the graphs say something else than the network.
     """
@@ -68,9 +73,9 @@ def write_ranker(folder: Path, part: RankerPart) -> RankerEntry:
     state.extend(known, until)
     tensors = _graph_arrays("rows", served.rows)
     tensors |= {} if served.items is None else _graph_arrays("items", served.items)
-    save_tensors(tensors | {f"state/{name}": array for name, array in state.arrays().items()}, folder / TENSORS)
-    featuriser.items.save(folder, ITEMS)
-    featuriser.users.save(folder, USERS)
+    save_tensors(tensors | {f"state/{name}": array for name, array in state.arrays().items()}, folder / files.tensors)
+    featuriser.items.save(folder, files.items)
+    featuriser.users.save(folder, files.users)
     head = Head(
         features=featuriser.fields,
         sides=sides_of(featuriser),
@@ -78,7 +83,7 @@ def write_ranker(folder: Path, part: RankerPart) -> RankerEntry:
         label=checkpoint.label,
         calibration=checkpoint.calibration,
     )
-    (folder / HEAD).write_bytes(msgspec.json.format(msgspec.json.encode(head), indent=1))
+    (folder / files.head).write_bytes(msgspec.json.format(msgspec.json.encode(head), indent=1))
     return RankerEntry(
         model=msgspec.to_builtins(checkpoint.config),
         checkpoint=checkpoint.content_hash,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import msgspec
 
@@ -16,10 +16,24 @@ from millirec.data.tensors import Array, load_tensors
 from millirec.models.graph import Graph
 from millirec.models.rankers.calibration import Calibration
 
-HEAD, TENSORS = "ranker.json", "ranker.safetensors"
-ITEMS, USERS = "ranker-items.safetensors", "ranker-users.safetensors"
-FILES = frozenset({HEAD, TENSORS, ITEMS, USERS})
 _AGAIN = "pack the bundle again"
+
+
+class RankerFiles(NamedTuple):
+    """The names of the files of one ranker in a bundle."""
+
+    head: str
+    tensors: str
+    items: str
+    users: str
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Those of the ranker called `name`."""
+        return cls(f"{name}.json", f"{name}.safetensors", f"{name}-items.safetensors", f"{name}-users.safetensors")
+
+
+RANKER, PRE_RANKER = RankerFiles.of("ranker"), RankerFiles.of("pre-ranker")
 
 
 class RankerEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,11 +93,11 @@ class BundledRanker:
         return state
 
 
-def read_ranker(folder: Path, entry: RankerEntry, items: Catalog) -> BundledRanker:
-    """The ranker in a bundle's folder, whose catalogue is `items`. Raises ArtifactError when it does not fit."""
+def read_ranker(folder: Path, files: RankerFiles, entry: RankerEntry, items: Catalog) -> BundledRanker:
+    """A ranker in a bundle's folder, whose catalogue is `items`. Raises ArtifactError when it does not fit."""
     try:
-        head = msgspec.json.decode((folder / HEAD).read_bytes(), type=Head)
-        own, users = Catalog.load(folder, ITEMS), Catalog.load(folder, USERS)
+        head = msgspec.json.decode((folder / files.head).read_bytes(), type=Head)
+        own, users = Catalog.load(folder, files.items), Catalog.load(folder, files.users)
         featuriser = Featuriser(head.features, head.learned, users, own)
     except (OSError, msgspec.MsgspecError) as error:
         raise ArtifactError(f"{folder}: its ranker cannot be read ({error})", _AGAIN) from error
@@ -91,7 +105,7 @@ def read_ranker(folder: Path, entry: RankerEntry, items: Catalog) -> BundledRank
         raise ArtifactError(f"{folder}: its ranker reads its features in another order than this version", _AGAIN)
     if own.vocabulary.ids != items.vocabulary.ids:
         raise ArtifactError(f"{folder}: the ranker has other items than the bundle", _AGAIN)
-    arrays = load_tensors(folder / TENSORS)
+    arrays = load_tensors(folder / files.tensors)
     if "rows" not in arrays:
         raise ArtifactError(f"{folder}: the ranker has no graph", _AGAIN)
     return BundledRanker(

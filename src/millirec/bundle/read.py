@@ -21,8 +21,7 @@ from millirec.bundle.manifest import (
     entry_of,
     sealed,
 )
-from millirec.bundle.ranker import FILES as RANKER_FILES
-from millirec.bundle.ranker import BundledRanker, read_ranker
+from millirec.bundle.ranker import PRE_RANKER, RANKER, BundledRanker, read_ranker
 from millirec.cascade.cascade import CascadeConfig
 from millirec.data.catalog import Catalog
 from millirec.data.errors import ArtifactError, ConfigError
@@ -68,7 +67,8 @@ class Bundle:
 
     `popularity` int64 (n_items + 1,) counts training events of each item row. `tensors`: the graphs as bytes
     ("encoder", "step"), their arrays ("encoder/NAME", "step/NAME") and those of the index ("index/NAME"); equal ones
-    are one array. `ranker`: the second stage, None when there is none.
+    are one array. `ranker`: the second stage, `pre_ranker`: what chooses its candidates, None when there
+    is none.
     """
 
     folder: Path
@@ -78,6 +78,7 @@ class Bundle:
     popularity: NDArray[np.int64]
     tensors: Mapping[str, Array] = field(default_factory=dict)
     ranker: BundledRanker | None = None
+    pre_ranker: BundledRanker | None = None
 
     @property
     def cascade(self) -> CascadeConfig:
@@ -167,8 +168,11 @@ def open_bundle(folder: Path) -> Bundle:
     found = _fused(folder, manifest, index.load(under(tensors, "index/"), manifest.index))
     popularity = tensors["popularity"].astype(np.int64)
     catalog = Catalog.load(folder)
-    ranker = None if manifest.ranker is None else read_ranker(folder, manifest.ranker, catalog)
-    bundle = Bundle(folder, manifest, catalog, found, popularity, tensors, ranker)
+    rankers = [
+        None if entry is None else read_ranker(folder, files, entry, catalog)
+        for files, entry in ((RANKER, manifest.ranker), (PRE_RANKER, manifest.pre_ranker))
+    ]
+    bundle = Bundle(folder, manifest, catalog, found, popularity, tensors, *rankers)
     _check_fit(bundle)
     return bundle
 
@@ -223,7 +227,9 @@ def _read_manifest(folder: Path) -> Manifest:
 def expected_files(manifest: Manifest) -> frozenset[str]:
     """The names of the files of a bundle, but for the manifest's own."""
     if TENSORS in manifest.files:
-        return frozenset({TENSORS, _CATALOG, *(RANKER_FILES if manifest.ranker is not None else ())})
+        rankers = ((RANKER, manifest.ranker), (PRE_RANKER, manifest.pre_ranker))
+        theirs = [name for files, entry in rankers if entry is not None for name in files]
+        return frozenset({TENSORS, _CATALOG, *theirs})
     files = {_ENCODER, _CATALOG, _POPULARITY, _INDEX, _CATALOG_HEAD}
     files |= {_STEP} if manifest.state_size > 0 else set()
     return frozenset(files | {_FAISS} if isinstance(manifest.index, PQConfig) else files)
@@ -276,5 +282,10 @@ def _check_fit(bundle: Bundle) -> None:
         raise ArtifactError(f"{where}: max_length = {manifest.max_length}", AGAIN)
 
 
-KNOWN_FILES = RANKER_FILES | {MANIFEST, _ENCODER, _STEP, TENSORS, _CATALOG, _POPULARITY, _INDEX, _FAISS, _CATALOG_HEAD}
+KNOWN_FILES = frozenset({*RANKER, *PRE_RANKER, MANIFEST, TENSORS, _CATALOG, _ENCODER, _STEP}) | {
+    _POPULARITY,
+    _INDEX,
+    _FAISS,
+    _CATALOG_HEAD,
+}
 """Every name that a file of a bundle has ever had."""

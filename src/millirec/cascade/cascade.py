@@ -20,7 +20,7 @@ from millirec.cascade.filters import (
 )
 from millirec.cascade.query import Asked, Candidates, Ranking, Shelf
 from millirec.cascade.run import Run
-from millirec.cascade.scorers import InnerProductScorer, RankerScorer, ScorerConfig
+from millirec.cascade.scorers import InnerProductScorer, PreRankerScorer, RankerScorer, ScorerConfig
 from millirec.cascade.selectors import PlacesSelector, SelectorConfig, ThompsonSelector, TopKSelector, leaves_to_chance
 from millirec.cascade.sources import OwnSource, PopularSource, SequenceSource, SourceConfig, allowed, sequence
 from millirec.cascade.stages import Trial
@@ -59,16 +59,19 @@ class CascadeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             stages = getattr(self, name)
             if len(set(map(type, stages))) < len(stages):
                 raise ConfigError(f"$.cascade.{name} names one kind twice", "name each kind once")
-        ranker = next((i for i, stage in enumerate(self.scorers) if isinstance(stage, RankerScorer)), None)
-        if ranker is not None and ranker < len(self.scorers) - 1:
-            raise ConfigError(f'$.cascade.scorers[{ranker}] ("ranker") does not stand last', "put it behind the others")
         _check_sources(self)
+        _check_scorers(self)
         _check_selectors(self)
 
     @property
     def ranker(self) -> RankerScorer | None:
         """The ranker among the scorers."""
         return next((stage for stage in self.scorers if isinstance(stage, RankerScorer)), None)
+
+    @property
+    def pre_ranker(self) -> PreRankerScorer | None:
+        """The pre-ranker among the scorers."""
+        return next((stage for stage in self.scorers if isinstance(stage, PreRankerScorer)), None)
 
 
 def _check_sources(config: CascadeConfig) -> None:
@@ -80,6 +83,24 @@ def _check_sources(config: CascadeConfig) -> None:
                 f'$.cascade.sources[{place}] ("{kind}") is of a kind or size for sources that are asked together',
                 'set gather = "together"',
             )
+
+
+def _check_scorers(config: CascadeConfig) -> None:
+    for kind, last in ((RankerScorer, 1), (PreRankerScorer, 2)):
+        place = next((i for i, stage in enumerate(config.scorers) if isinstance(stage, kind)), None)
+        if place is not None and (place != len(config.scorers) - last or config.ranker is None):
+            where, name = f"$.cascade.scorers[{place}]", kind.__struct_config__.tag
+            if kind is RankerScorer:
+                raise ConfigError(f'{where} ("{name}") does not stand last', "put it behind the others")
+            raise ConfigError(
+                f'{where} ("{name}") does not stand right before a ranker', "put a ranker behind it, last"
+            )
+    pre, ranker = config.pre_ranker, config.ranker
+    if pre is not None and ranker is not None and pre.candidates <= ranker.candidates:
+        raise ConfigError(
+            f'$.cascade.scorers ("pre-ranker"): candidates = {pre.candidates} are no more than the ranker takes',
+            f"choose more than {ranker.candidates}, or leave the pre-ranker out",
+        )
 
 
 def _check_selectors(config: CascadeConfig) -> None:
@@ -127,6 +148,7 @@ class Cascade:
         self.scores = any(isinstance(stage, InnerProductScorer) for stage in config.scorers)
         ranker = config.ranker
         self.ranked = 0 if ranker is None else ranker.candidates
+        self.pre_ranked = 0 if config.pre_ranker is None else config.pre_ranker.candidates
         stops = None if ranker is None else ranker.early_exit
         self.bounds = None if stops is None else Bounds(stops, self.ranked)
         self.costs = Costs()
@@ -169,8 +191,8 @@ class Cascade:
             yield from Run(self, asked, 0.0).stages(pool)
 
     def want(self, asked: Asked) -> int:
-        """How many candidates the selectors read, or the ranker where that is more."""
-        return max(self.read(asked.k), self.ranked)
+        """How many candidates the selectors read, or the rankers where that is more."""
+        return max(self.read(asked.k), self.ranked, self.pre_ranked)
 
     def read(self, k: int) -> int:
         """How many candidates the selectors read for lists of length `k`."""
@@ -222,14 +244,15 @@ class Cascade:
         return out
 
 
-def check_ranker(config: CascadeConfig, *, has_ranker: bool) -> None:
-    """Raises ConfigError for a cascade that names a ranker where the bundle has none."""
-    if config.ranker is not None and not has_ranker:
-        place = len(config.scorers) - 1
-        raise ConfigError(
-            f'$.cascade.scorers[{place}] ("ranker"): the bundle has no ranker',
-            "pack one into it with `millirec pack ... --ranker RANKER`, or leave the scorer out",
-        )
+def check_rankers(config: CascadeConfig, *, has_ranker: bool, has_pre_ranker: bool) -> None:
+    """Raises ConfigError for a cascade that names a ranker or pre-ranker where the bundle has none."""
+    asked = (("ranker", config.ranker, has_ranker), ("pre-ranker", config.pre_ranker, has_pre_ranker))
+    for name, stage, is_there in asked:
+        if stage is not None and not is_there:
+            raise ConfigError(
+                f'$.cascade.scorers[{config.scorers.index(stage)}] ("{name}"): the bundle has no {name}',
+                f"pack one into it with `millirec pack ... --{name} RANKER`, or leave the scorer out",
+            )
 
 
 def check_features(config: CascadeConfig, known: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millirec.cascade.query import Retrieved
 from millirec.data.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Bounds:
         return self._bounds is None or self._random.random() * self._audit < 1
 
     def learn(self, logits: NDArray[np.float32]) -> None:
-        """Take in a list that was scored whole: logits (candidates,) in the order of retrieval."""
+        """Take in a list that was scored whole: logits (candidates,) in the order in which it came."""
         if not np.isfinite(logits).all():
             return
         ends = np.array(self.ends)
@@ -85,17 +86,15 @@ class Bounds:
         return bool(np.partition(logits, -k)[-k] > newest + self._bounds[at])
 
 
-def scored(
-    ranker: "RowScorer", rows: NDArray[np.int32], retrieval: NDArray[np.float32], k: int, bounds: Bounds
-) -> "Scored":
+def scored(ranker: "RowScorer", rows: NDArray[np.int32], told: Retrieved, k: int, bounds: Bounds) -> "Scored":
     """What the ranker says of the first of `rows` (candidates,), as many as it takes to know the k best."""
     if bounds.is_audit():
-        whole = ranker(rows, retrieval)
+        whole = ranker(rows, told)
         bounds.learn(whole.logits)
         return whole
     found: Scored | None = None
     for at, (start, end) in enumerate(pairwise((0, *bounds.ends, len(rows)))):
-        block = ranker(rows[start:end], retrieval[start:end], start)
+        block = ranker(rows[start:end], told.take(slice(start, end)))
         found = block if found is None else found.join(block)
         if end < len(rows) and bounds.is_done(at, found.logits, k):
             break

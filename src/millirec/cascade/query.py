@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -65,13 +65,25 @@ class Query(msgspec.Struct, frozen=True, kw_only=True):
     due: float | None = None
 
 
+class Retrieved(NamedTuple):
+    """What retrieval has said of candidates: `scores` float32 (n,) and places `ranks` float64 (n,), 1 = the best."""
+
+    scores: NDArray[np.float32]
+    ranks: NDArray[np.float64]
+
+    def take(self, at: "slice | NDArray[np.int64] | NDArray[np.bool_]") -> "Retrieved":
+        """Of those at some places."""
+        return Retrieved(self.scores[at], self.ranks[at])
+
+
 @dataclass(slots=True)
 class Candidates:
     """Item rows on their way through the cascade: `rows` int32 (n,), `scores` float32 (n,), `source` their origin.
 
     `ordered`: the scores are finite and fall. `arranged`: a selector has put them in an order of its own. `origins`
     uint8 (n,): the place of each one's source in the config, None when `source` says it all. `propensities` float64
-    (n,): how probable each was at its place, given those before it; None when nothing was left to chance.
+    (n,): how probable each was at its place, given those before it; None when nothing was left to chance. `retrieval`:
+    what retrieval has said of them, once another order is theirs; None before that, and where it has no score.
     """
 
     rows: NDArray[np.int32]
@@ -81,6 +93,7 @@ class Candidates:
     arranged: bool = False
     origins: NDArray[np.uint8] | None = None
     propensities: NDArray[np.float64] | None = None
+    retrieval: Retrieved | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -89,8 +102,9 @@ class Candidates:
         """Those at some places, in rising order: what is known of their order stays true."""
         origins = None if self.origins is None else self.origins[at]
         propensities = None if self.propensities is None else self.propensities[at]
+        found = None if self.retrieval is None else self.retrieval.take(at)
         rows, scores = self.rows[at], self.scores[at]
-        return Candidates(rows, scores, self.source, self.ordered, self.arranged, origins, propensities)
+        return Candidates(rows, scores, self.source, self.ordered, self.arranged, origins, propensities, found)
 
     def arrange(self, at: NDArray[np.int64]) -> "Candidates":
         """Those at these places, in this order."""
@@ -137,8 +151,9 @@ class Asked:
     `where` and `available` are bool masks over the catalogue (n_items + 1,), None when they would keep everything.
     `names` are the ids of `candidates`, known or not. `before` are the stages that the question has behind it.
     `request_id` seeds what is left to chance. `boosts` change scores. `due`: when the answer is wanted, in seconds of
-    `perf_counter`; `is_late`: there was no time for a user vector. `ranker`: scores rows for this question, None where
-    the cascade has none. `outcomes`: what came of items so far, None where the cascade does not ask for it.
+    `perf_counter`; `is_late`: there was no time for a user vector. `ranker` and `pre_ranker`: score rows for this
+    question, None where the cascade has none. `outcomes`: what came of items so far, None where the cascade does not
+    ask for it.
     """
 
     k: int
@@ -158,6 +173,7 @@ class Asked:
     due: float | None = None
     is_late: bool = False
     ranker: "RowScorer | None" = None
+    pre_ranker: "RowScorer | None" = None
     outcomes: Outcomes | None = None
     capped: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
@@ -232,10 +248,10 @@ class Ranking(msgspec.Struct, frozen=True, kw_only=True):
     in several sources are the scores; `sources`: what found each item first, None when `source` did. Scores are finite,
     but for the caller's own candidates that the model does not know: -inf. They fall, unless a selector has its own
     order. `propensities`: how probable each item was at its place, given those before it; None when nothing was left
-    to chance. `request_id` is that of the question. `stage`: what there was time for, "popular", "retrieval", "rank"
-    or "full"; None for a question without a deadline. `model` and `version`: of the bundle that answered, "" before the
-    engine names it. `members`: of a bundle with several models, those whose scores these are; `left_out`: name ->
-    "late" or "failed" of the others.
+    to chance. `request_id` is that of the question. `stage`: what there was time for, "popular", "retrieval",
+    "pre-rank", "rank" or "full"; None for a question without a deadline. `model` and `version`: of the bundle that
+    answered, "" before the engine names it. `members`: of a bundle with several models, those whose scores these are;
+    `left_out`: name -> "late" or "failed" of the others.
     """
 
     items: tuple[str, ...]

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
 
 WIDER = 4
 EMPTY = Candidates(np.empty(0, np.int32), np.empty(0, np.float32), "popular")
-MOVING = ("fused", "groups", "is_all", "retrieved", "since", "stretch", "trace", "want")  # what stages change
+MOVING = ("fused", "groups", "is_all", "is_cut", "retrieved", "since", "stretch", "trace", "want")  # what stages change
 
 
 class Retrieval:
     """Sources, filters and scores for one question.
 
-    `want`: how many candidates the selectors read; `retrieved`: what they choose from.
+    `want`: how many candidates the selectors read; `retrieved`: what they choose from; `is_cut`: whether a pre-ranker
+    has left some of these out.
 
     `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
     """
@@ -40,7 +41,7 @@ class Retrieval:
         self.want = cascade.want(asked)
         self.groups: Groups | None = None
         self.retrieved = EMPTY
-        self.stretch, self.fused, self.is_all = 1, False, False
+        self.stretch, self.fused, self.is_all, self.is_cut = 1, False, False, False
         self.stage: str | None = None
 
     def _popular(self, pool: NDArray[np.int32] | None) -> Candidates:
@@ -83,7 +84,8 @@ class Retrieval:
         if self.asked.boosts is None:
             return candidates
         scores = self.asked.boosts.boosted(candidates.rows, candidates.scores)
-        return Candidates(candidates.rows, scores, candidates.source, origins=candidates.origins)
+        found = candidates.retrieval
+        return Candidates(candidates.rows, scores, candidates.source, origins=candidates.origins, retrieval=found)
 
     def _from(self, place: int, candidates: Candidates) -> Candidates:
         candidates.origins = np.full(len(candidates), place, np.uint8)

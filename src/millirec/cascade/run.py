@@ -2,23 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from copy import copy
+from functools import partial
 from time import perf_counter
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from millirec.cascade import early_exit
-from millirec.cascade.query import Candidates, Ranking, Stage
-from millirec.cascade.retrieval import EMPTY, MOVING, WIDER, Retrieval
-from millirec.cascade.scorers import RowScorer, Scored, model_scores
+from millirec.cascade.query import Candidates, Ranking, Retrieved
+from millirec.cascade.retrieval import EMPTY, MOVING, WIDER
+from millirec.cascade.scorers import Scored, model_scores
+from millirec.cascade.second_stage import SecondStage
 from millirec.cascade.selectors import Choosing, select, top_k
 from millirec.cascade.stages import Step
 
 T = TypeVar("T")
 
 
-class Run(Retrieval):
+class Run(SecondStage):
     """The stages for one question, each on what the one before found."""
 
     __slots__ = ()
@@ -32,7 +33,9 @@ class Run(Retrieval):
         else:
             chosen = self._from_pool(pool) if pool is not None else self._candidates(found)
             plain = self.cascade.plain
-            chosen = self._best(self._ranked(chosen, pool is None)) if plain else self._chosen(chosen, pool is not None)
+            chosen = (
+                self._best(self._decided(chosen, pool is None)) if plain else self._chosen(chosen, pool is not None)
+            )
         return self._ranking(chosen)
 
     def _ranking(self, chosen: Candidates) -> Ranking:
@@ -77,6 +80,8 @@ class Run(Retrieval):
     def _steps(self, pool: NDArray[np.int32] | None) -> list[Step]:
         """The stages after the popular items. The last one is everything, and called "full"."""
         steps = [Step("retrieval", "retrieval", lambda _: self._retrieve(pool))]
+        if self.asked.pre_ranker is not None:
+            steps.append(Step("pre-rank", "pre-rank", self._pre_ranked))
         if self.asked.ranker is not None:
             steps.append(Step("rank", "rank", lambda found: self._ranked(found, pool is None)))
         if not self.cascade.plain:
@@ -135,43 +140,6 @@ class Run(Retrieval):
         """What the selectors make of the list before them, behind which stands all that retrieval has found."""
         return self._chosen(self.retrieved, is_whole, ranked)
 
-    def _ranked(self, candidates: Candidates, may_stop: bool = False) -> Candidates:
-        """The best candidates as the ranker sees them; all of them where the cascade has none.
-
-        `may_stop`: those that it would hardly put among the best may be left out, where the cascade says so.
-        """
-        ranker = self.asked.ranker
-        if ranker is None or not len(candidates):
-            return candidates
-        n = len(candidates)
-        best = top_k(candidates, max(self.cascade.ranked, self.want))
-        scores, asked = best.scores, self.asked
-        if asked.vector is None or best.source != "sequence" or self.fused:
-            found = ranker(best.rows, None)
-        else:  # a boost is no part of what the model has said
-            plain = scores if asked.boosts is None else model_scores(self.shelf, asked.vector, best.rows)
-            found = self._found(ranker, best.rows, plain, may_stop)
-        order = found.order
-        origins = None if best.origins is None else best.origins[order]
-        out = Candidates(best.rows[order], found.scores[order], best.source, origins=origins)
-        self._mark_ranker(n, len(out), found.network_us)
-        return self._boosted(out)
-
-    def _found(
-        self, ranker: RowScorer, rows: NDArray[np.int32], retrieval: NDArray[np.float32], may_stop: bool
-    ) -> Scored:
-        """What the ranker says of `rows`, or of the first of them: as many as it takes to know what selectors read."""
-        cascade, bounds = self.cascade, self.cascade.bounds
-        if not may_stop or bounds is None or len(rows) != bounds.candidates or self.asked.boosts is not None:
-            return ranker(rows, retrieval)
-        return early_exit.scored(ranker, rows, retrieval, cascade.read(self.asked.k), bounds)
-
-    def _mark_ranker(self, n: int, ranked: int, network_us: float) -> None:
-        now = perf_counter()
-        self.trace.append(Stage("features", n, ranked, (now - self.since) * 1e6 - network_us))
-        self.trace.append(Stage("ranker", ranked, ranked, network_us))
-        self.since = now
-
     def _best(self, candidates: Candidates) -> Candidates:
         best = top_k(candidates, self.asked.k)
         self._mark("top-k", len(candidates), len(best))
@@ -190,12 +158,12 @@ class Run(Retrieval):
         k, most = self.asked.k, len(candidates) if is_whole else self.shelf.n_items
         while True:
             before = len(self.trace)
-            chosen, ranked = self._ranked(candidates, not is_whole) if ranked is None else ranked, None
+            chosen, ranked = self._decided(candidates, not is_whole) if ranked is None else ranked, None
             for place, (sizes, stage) in enumerate(self.cascade.selectors(k)):
                 n_in = len(chosen)
                 chosen = select(stage, chosen, self._choosing(place, sizes.gives))
                 self._mark(str(stage.__struct_config__.tag), n_in, len(chosen))
-            if len(chosen) >= k or self.is_all or self.want >= most:
+            if len(chosen) >= k or ((self.is_all or self.want >= most) and not self.is_cut):
                 return chosen.take(slice(k)) if len(chosen) > k else chosen
             self.stretch *= WIDER
             self.want = min(WIDER * self.want, most)
@@ -207,14 +175,6 @@ class Run(Retrieval):
     def _choosing(self, place: int, n: int) -> Choosing:
         reach = self._reach if self.asked.ranker is None else self._reach_ranked
         return Choosing(self.shelf, self.asked, n, self.stretch, place, reach, self.cascade.origins)
-
-    def _reach_ranked(self, rows: NDArray[np.int32]) -> Candidates:
-        """As `_reach`, with the scores that the candidates have behind the ranker."""
-        before, since = len(self.trace), self.since
-        candidates = self._ranked(self._reach(rows))
-        del self.trace[before:]
-        self.since = since
-        return candidates
 
     def _rank(self) -> Ranking:
         """The caller's own candidates: every one comes back, but those that the question excludes."""
@@ -253,25 +213,33 @@ class Run(Retrieval):
     def _rank_known(
         self, known: NDArray[np.int64], scores: NDArray[np.float32]
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]] | None:
-        """The places of the caller's known candidates, best first, and their chances; None when there is no time."""
-        asked = self.asked
+        """The places of the caller's known candidates, best first, and their chances; None when there is no time.
+
+        The pre-ranker's where there is time for it alone.
+        """
+        asked, costs = self.asked, self.cascade.costs
         assert asked.candidates is not None  # noqa: S101
         known = known[np.argsort(-scores[known], kind="stable")]
-        rows, retrieval = asked.candidates[known], None if asked.vector is None else scores[known]
+        told = None if asked.vector is None else Retrieved(scores[known], np.arange(1.0, len(known) + 1))
         if asked.is_late:
             return None
-        if asked.due is None or self.cascade.costs.fits("rank", asked.due):
-            found = self._by(asked.due, "rank", lambda run: run._rank_rows(rows, retrieval))
-            if found is not None:
-                return known[found.order], found.scores[found.order]
+        for cost, ranker in (("rank", asked.ranker), ("pre-rank", asked.pre_ranker)):
+            if ranker is not None and (asked.due is None or costs.fits(cost, asked.due)):
+                found = self._by(asked.due, cost, partial(_rank_rows, asked.candidates[known], told, cost))
+                if found is not None:
+                    self.stage = self.stage if cost == "rank" else cost
+                    return known[found.order], found.scores[found.order]
         self.stage = "retrieval"
         return None
 
-    def _rank_rows(self, rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None) -> Scored:
-        assert self.asked.ranker is not None  # noqa: S101
-        found = self.asked.ranker(rows, retrieval)
-        self._mark_ranker(len(rows), len(rows), found.network_us)
-        return found
+
+def _rank_rows(rows: NDArray[np.int32], told: Retrieved | None, cost: str, run: Run) -> Scored:
+    is_light = cost == "pre-rank"
+    ranker = run.asked.pre_ranker if is_light else run.asked.ranker
+    assert ranker is not None  # noqa: S101
+    found = ranker(rows, told)
+    run._mark_ranker("pre-" if is_light else "", len(rows), len(rows), found.network_us)
+    return found
 
 
 _POPULAR = Step("popular", "popular", lambda found: found)

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.cascade.early_exit import EarlyExit
-from millirec.cascade.query import Asked, Candidates, Shelf
+from millirec.cascade.query import Asked, Candidates, Retrieved, Shelf
 from millirec.data.errors import ConfigError
 
 _CHUNK = 65_536
@@ -46,7 +46,22 @@ class RankerScorer(
             )
 
 
-ScorerConfig = InnerProductScorer | RankerScorer
+class PreRankerScorer(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="pre-ranker"
+):
+    """The bundle's pre-ranker, a cheaper ranker, chooses those that the ranker sees. Stands right before it.
+
+    `candidates`: how many of the best by the scores before it are looked at; more where selectors read more.
+    """
+
+    candidates: int = 1_000
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.candidates <= 100_000:
+            raise ConfigError(f'$.cascade.scorers ("pre-ranker"): candidates = {self.candidates}', "choose 2 to 100000")
+
+
+ScorerConfig = InnerProductScorer | PreRankerScorer | RankerScorer
 
 
 class Scored(NamedTuple):
@@ -73,11 +88,8 @@ class Scored(NamedTuple):
 class RowScorer(Protocol):
     """A ranker that has been told who asks, and when."""
 
-    def __call__(self, rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None, first: int = 0) -> Scored:
-        """`rows` (n,) in the order of their scores `retrieval` (n,), None where there are none.
-
-        `first`: how many candidates retrieval has put before them.
-        """
+    def __call__(self, rows: NDArray[np.int32], told: Retrieved | None) -> Scored:
+        """`rows` (n,), and what retrieval has told of them; None where it has no scores: their order is its own."""
 
 
 def inner_product(shelf: Shelf, asked: Asked, candidates: Candidates) -> Candidates:

@@ -1,5 +1,6 @@
 """`millirec pack`: a checkpoint, or a graph from elsewhere, becomes what is deployed."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -57,8 +58,11 @@ def pack(
     ranker: Annotated[
         Path | None, typer.Option(help="A ranker's checkpoint, to be the second stage; see docs/ranking.md.")
     ] = None,
+    pre_ranker: Annotated[
+        Path | None, typer.Option(help="A cheaper ranker's checkpoint: it chooses the candidates of the ranker.")
+    ] = None,
     ranker_weights: Annotated[
-        str, typer.Option(help="fp32, or int8: the ranker's hidden layers in integers.")
+        str, typer.Option(help="fp32, or int8: hidden layers of the rankers in integers.")
     ] = "fp32",
     config_file: Annotated[
         Path | None,
@@ -80,6 +84,8 @@ def pack(
     from millirec.cascade.cascade import CascadeConfig
     from millirec.index import ExactConfig, PQConfig
 
+    if pre_ranker is not None and ranker is None:
+        raise ConfigError("--pre-ranker without --ranker", "give the ranker whose candidates it chooses")
     kinds = {"exact": ExactConfig, "pq": PQConfig}
     if index != "auto" and index not in kinds:
         raise ConfigError(f"--index {index}", "choose auto, exact or pq")
@@ -104,6 +110,8 @@ def pack(
         if files := [model for model in models if model.suffix == ".onnx"]:
             raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
         part = None if ranker is None else _ranker_part(ranker, ranker_weights, config_file, facts)
+        if part is not None and pre_ranker is not None:
+            part = replace(part, pre=_ranker_part(pre_ranker, ranker_weights, config_file, facts))
         checkpoints = [Checkpoint.load(model) for model in models]
         if len(models) == 1:
             packed = make(checkpoints[0], bundle, config, part)
@@ -211,9 +219,9 @@ def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
         ["graph against network", f"{manifest.parity_error:.1e}"],
         [f"index {type(manifest.index).__struct_config__.tag}, recall@10", f"{manifest.index_recall:.4f}"],
     ]
-    if manifest.ranker is not None:
-        told = manifest.ranker
-        rows.append([f"ranker {told.model['kind']}, {told.weights}, against its network", f"{told.parity_error:.1e}"])
-        rows.append(["events that its features know", f"{told.n_events:,}"])
+    for name, told in (("pre-ranker", manifest.pre_ranker), ("ranker", manifest.ranker)):
+        if told is not None:
+            kind = f"{name} {told.model['kind']}, {told.weights}, against its network"
+            rows += [[kind, f"{told.parity_error:.1e}"], ["events that its features know", f"{told.n_events:,}"]]
     table(manifest.name, ["bundle", str(folder)], rows)
     note(f"serve it: millirec serve {folder}")

@@ -219,8 +219,7 @@ class Engine:
         loaded = Loaded(bundle, self.settings, cascade)
         loaded.catch_up(self.store.read([]))
         loaded.members.warm_up()
-        if loaded.cascade.ranked and bundle.ranker is not None:
-            loaded.ranker = LiveRanker(bundle.ranker, self.settings.threads, self.settings.ranker_users)
+        loaded.load_rankers()
         loaded.follow(self.store)
         return loaded
 
@@ -287,6 +286,8 @@ class Engine:
             asked.candidates = rows(asked.names)
         if loaded.ranker is not None:
             asked.ranker = loaded.ranker.scorer(self._asker(loaded.ranker, turn))
+        if loaded.pre_ranker is not None:
+            asked.pre_ranker = loaded.pre_ranker.scorer(self._asker(loaded.pre_ranker, turn))
         if loaded.tally is not None:
             asked.outcomes = loaded.tally.as_of(turn.time)
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.bundle import Bundle
-from millirec.cascade.cascade import Cascade, CascadeConfig, check_ranker
+from millirec.cascade.cascade import Cascade, CascadeConfig, check_rankers
 from millirec.cascade.query import Shelf
 from millirec.engine.ledger import Update
 from millirec.engine.members import Members
@@ -24,16 +24,18 @@ class Loaded:
 
     `rows` int32 (codes + 1,) maps item codes of stored histories to rows of this bundle, 0 = unknown to it;
     `available` bool (n_items + 1,) or None says which items are not taken down. `cascade` takes the place of the
-    bundle's own. `ranker` and `tally`, which follow the log: None where the cascade has no use for them.
+    bundle's own. `ranker`, `pre_ranker` and `tally`, which follow the log: None where the cascade has no use for them.
     """
 
     def __init__(self, bundle: Bundle, settings: EngineSettings, cascade: CascadeConfig | None = None) -> None:
-        self.bundle = bundle
+        self.bundle, self._settings = bundle, settings
         self.members = Members(bundle.parts, settings)
         self.shelf = Shelf(bundle.catalog, bundle.index, bundle.popularity)
         self.cascade = Cascade(cascade or bundle.cascade, self.shelf)
-        check_ranker(self.cascade.config, has_ranker=bundle.ranker is not None)
+        has = bundle.ranker is not None, bundle.pre_ranker is not None
+        check_rankers(self.cascade.config, has_ranker=has[0], has_pre_ranker=has[1])
         self.ranker: LiveRanker | None = None
+        self.pre_ranker: LiveRanker | None = None
         bandit = self.cascade.bandit
         self.tally = None if bandit is None else Tally(bandit, bundle.catalog.vocabulary)
         self.rows = np.zeros(1, np.int32)
@@ -42,18 +44,28 @@ class Loaded:
         self._down: set[int] = set()
         self._lock = threading.Lock()
 
+    def load_rankers(self) -> None:
+        """Make those ready that the cascade asks."""
+        config, bundle, settings = self.cascade.config, self.bundle, self._settings
+        if config.ranker is not None and bundle.ranker is not None:
+            self.ranker = LiveRanker(bundle.ranker, settings.threads, settings.ranker_users)
+        if config.pre_ranker is not None and bundle.pre_ranker is not None:
+            self.pre_ranker = LiveRanker(bundle.pre_ranker, settings.threads, settings.ranker_users)
+
     @property
     def entries_from(self) -> int | None:
         """From where on the log must be read; None when nothing follows it."""
-        return min((one.at for one in (self.ranker, self.tally) if one is not None), default=None)
+        following = self.ranker, self.pre_ranker, self.tally
+        return min((one.at for one in following if one is not None), default=None)
 
     def follow(self, store: StateStore, snapshot: Snapshot | None = None) -> None:
         """Let ranker and tally see the events that the log has, those that a snapshot has brought first."""
         while (start := self.entries_from) is not None:
             if snapshot is None:
                 snapshot = store.read([], 1 << 62, 1 << 62, start)
-            if self.ranker is not None:
-                self.ranker.take(snapshot.entries, store.clock())
+            for ranker in (self.pre_ranker, self.ranker):
+                if ranker is not None:
+                    ranker.take(snapshot.entries, store.clock())
             if self.tally is not None:
                 self.tally.take(snapshot.entries)
             if len(snapshot.entries) < AT_ONCE:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.bundle.ranker import BundledRanker
+from millirec.cascade.query import Retrieved
 from millirec.cascade.scorers import RowScorer, Scored
 from millirec.data.errors import ArtifactError, QueryError
 from millirec.data.event import Context, Event, Record, state_key
@@ -86,9 +87,9 @@ class LiveRanker:
         """Scores candidates for this one."""
         check_context(self.bundled, asker.context)
 
-        def score(rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None, first: int = 0) -> Scored:
+        def score(rows: NDArray[np.int32], told: Retrieved | None) -> Scored:
             with self._lock:
-                found = self._features(asker, rows, _context(asker, rows, retrieval, first))
+                found = self._features(asker, rows, _context(asker, rows, told))
             began = perf_counter()
             logits = self._scores(found, rows)
             network_us = (perf_counter() - began) * 1e6
@@ -161,16 +162,14 @@ class _ItemGraph:
         return np.concatenate([self.of(features, np.arange(at, min(at + _CHUNK, n))) for at in range(0, n, _CHUNK)])
 
 
-def _context(
-    asker: Asker, rows: NDArray[np.int32], retrieval: NDArray[np.float32] | None, first: int
-) -> dict[str, NDArray[Any]]:
+def _context(asker: Asker, rows: NDArray[np.int32], told: Retrieved | None) -> dict[str, NDArray[Any]]:
     """What the caller told of the moment, the same for all candidates, and what retrieval said of each."""
     n = len(rows)
     out: dict[str, NDArray[Any]] = {}
     for name, value in (asker.context or {}).items():
         out[name] = np.full(n, value, object)
-    out["retrieval_score"] = np.full(n, np.nan) if retrieval is None else retrieval.astype(np.float64)
-    out["retrieval_rank"] = np.arange(first + 1.0, first + n + 1)
+    out["retrieval_score"] = np.full(n, np.nan) if told is None else told.scores.astype(np.float64)
+    out["retrieval_rank"] = np.arange(1.0, n + 1) if told is None else told.ranks
     return out
 
 

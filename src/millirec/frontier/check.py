@@ -1,14 +1,12 @@
 """Refuses a frontier that cannot work before anything is trained or written."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from millirec.compress.recipe import Recipe
 from millirec.compress.recipe import check as check_recipe
 from millirec.data.dataset import Dataset
-from millirec.data.errors import ArtifactError, ConfigError, MillirecError
-from millirec.frontier.check_ranker import check_ranker
+from millirec.data.errors import ArtifactError, ConfigError
+from millirec.frontier.check_ranker import check_ranker, naming
 from millirec.frontier.config import TEACHER, FrontierConfig, Variant
 from millirec.frontier.visit import check_cores
 from millirec.models.base import NetworkConfig
@@ -22,19 +20,11 @@ def check(config: FrontierConfig, model: ModelConfig, dataset: Dataset, *, repea
     """
     check_cores(config.measure)
     _check_served("$.teacher", model)
-    with _at("$.ranker"):
+    with naming("$.ranker"):
         check_ranker(Variant(name=TEACHER), config, dataset)
     for i, variant in enumerate(config.variants):
-        with _at(f"$.variants[{i}] ({variant.name})"):
+        with naming(f"$.variants[{i}] ({variant.name})"):
             check_variant(variant, config, model, dataset, repeats=repeats)
-
-
-@contextmanager
-def _at(where: str) -> Iterator[None]:
-    try:
-        yield
-    except MillirecError as error:
-        raise type(error)(f"{where}: {error.problem}", error.mend) from error
 
 
 def check_variant(
@@ -48,7 +38,7 @@ def check_variant(
     if variant.steps:
         model = check_recipe(Recipe(steps=variant.steps, name=variant.name), model, len(dataset.items))
     _check_served("the result", model)
-    with _at("ranker"):
+    with naming("ranker"):
         check_ranker(variant, config, dataset)
 
 

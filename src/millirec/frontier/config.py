@@ -29,9 +29,11 @@ class VariantRanker(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     `checkpoint`: the folder that it starts from, None = the frontier's ranker. `steps`: what is done to it, as in a
     recipe for rankers; none = as it is. `weights`: in which numbers its hidden layers compute once it is packed.
+    `pre_ranker`: the folder of a cheaper ranker, packed as it is, that chooses its candidates.
     """
 
     checkpoint: str | None = None
+    pre_ranker: str | None = None
     steps: tuple[RankerStep, ...] = ()
     weights: Literal["fp32", "int8"] = "fp32"
 

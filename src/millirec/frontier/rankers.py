@@ -77,7 +77,10 @@ class Rankers:
             return ()
         start = self._start(use)
         _, known = self._events(start.label)
-        about = (start.content_hash, start.lineage, start.provenance, use.steps, use.weights, known)
+        about: tuple[object, ...] = (*_identity(start), use.steps, use.weights, known)
+        if use.pre_ranker is not None:
+            pre = self._load(use.pre_ranker)
+            about += (*_identity(pre), self._events(pre.label)[1])
         if not use.steps:
             return about
         machine = self._workshop.machine
@@ -96,10 +99,16 @@ class Rankers:
             recipe = RankerRecipe(steps=use.steps, name=variant.name)
             made = compress_ranker(start, recipe, self._shop(use))
         took = sum(step.seconds for step in made.lineage[len(start.lineage) :])
-        return RankerPart(made, self._events(start.label)[0], use.weights), took
+        pre = None
+        if use.pre_ranker is not None:
+            light = self._load(use.pre_ranker)
+            pre = RankerPart(light, self._events(light.label)[0], use.weights)
+        return RankerPart(made, self._events(start.label)[0], use.weights, pre), took
 
     def _start(self, use: VariantRanker) -> RankerCheckpoint:
-        where = str(use.checkpoint)
+        return self._load(str(use.checkpoint))
+
+    def _load(self, where: str) -> RankerCheckpoint:
         if where not in self._loaded:
             self._loaded[where] = RankerCheckpoint.load(Path(where))
         return self._loaded[where]
@@ -130,6 +139,10 @@ class Rankers:
                 digest.update(np.ascontiguousarray(column).tobytes())
             self._known[key] = known, digest.hexdigest()
         return self._known[key]
+
+
+def _identity(ranker: RankerCheckpoint) -> tuple[object, ...]:
+    return ranker.content_hash, ranker.lineage, ranker.provenance
 
 
 def by_rows(dataset: Dataset, label: LabelConfig) -> Dataset:

@@ -16,7 +16,7 @@ def top_k(candidates: Candidates, k: int) -> Candidates:
     """The `k` best, best first. NaN sinks to the bottom; equal scores keep their order."""
     rows, scores = candidates.rows, candidates.scores
     if candidates.ordered:
-        if candidates.origins is not None:
+        if candidates.origins is not None or candidates.retrieval is not None:
             return candidates.take(slice(k))
         return Candidates(rows[:k], scores[:k], candidates.source, True)
     lost = np.isnan(scores)
@@ -30,6 +30,9 @@ def top_k(candidates: Candidates, k: int) -> Candidates:
         rows, scores = rows[best], scores[best]
     order = np.argsort(-scores, kind="stable")[:k]
     out = Candidates(rows[order], scores[order], candidates.source)
+    at = order if best is None else best[order]
     if candidates.origins is not None:
-        out.origins = candidates.origins[order if best is None else best[order]]
+        out.origins = candidates.origins[at]
+    if candidates.retrieval is not None:
+        out.retrieval = candidates.retrieval.take(at)
     return out
