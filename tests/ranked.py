@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from millirec.bundle import Bundle, RankerPart, open_bundle, pack
+from millirec.bundle import Bundle, PackConfig, RankerPart, open_bundle, pack
+from millirec.cascade.cascade import CascadeConfig
+from millirec.cascade.scorers import InnerProductScorer, PreRankerScorer, RankerScorer
 from millirec.data.dataset import Dataset
 from millirec.data.features import Featuriser, FieldConfig, Needs, known_events, split_rows
 from millirec.data.features.config import CategoricalField, CrossField, NumericField
@@ -22,6 +24,7 @@ from millirec.models.checkpoint import Checkpoint
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import build_ranker
 from millirec.models.rankers.dnn import DNNConfig
+from millirec.models.rankers.lr import LRConfig
 from millirec.train.fit import provenance_of
 from tests.bundles import untrained
 from tests.data.features.world import FIELDS, HOUR, dataset_of
@@ -76,6 +79,31 @@ def part(**more: Any) -> RankerPart:
     """The ranker to be packed; its features know what came before the test part."""
     _, ranker, data = rankers()
     return RankerPart(ranker, known_events(data, labels_of(data, LABEL)), **more)
+
+
+@cache
+def light() -> RankerPart:
+    """A cheaper ranker of the same world, to choose the candidates of the other."""
+    _, ranker, data = rankers()
+    fields = tuple(field for field in RANK_FIELDS if field.name in ("item", "retrieval rank", "page"))
+    own = Featuriser(
+        fields, {field.name: ranker.featuriser.learned[field.name] for field in fields}, data.users, data.items
+    )
+    config = LRConfig()
+    torch.manual_seed(2)
+    network = build_ranker(config, own.schema())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter += torch.randn(parameter.shape)
+    made = RankerCheckpoint(config, dict(network.state_dict()), own, LABEL, provenance_of(data))
+    return RankerPart(made, known_events(data, labels_of(data, LABEL)))
+
+
+def pre_ranked_bundle(folder: Path) -> Path:
+    """A bundle with both, 7 candidates and then 4, below `folder`."""
+    scorers = (InnerProductScorer(), PreRankerScorer(candidates=7), RankerScorer(candidates=4))
+    config = PackConfig(cascade=CascadeConfig(scorers=scorers))
+    return pack(rankers()[0], folder / "pre-ranked", config, part(pre=light())).folder
 
 
 def ranked_bundle(folder: Path) -> Path:

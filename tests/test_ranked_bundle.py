@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from millirec.bundle import open_bundle, pack
+from millirec.bundle import PackConfig, open_bundle, pack
+from millirec.bundle.ranker import PRE_RANKER
 from millirec.bundle.ranker import RANKER as FILES
 from millirec.data.catalog import Catalog, Vocabulary
 from millirec.data.errors import ArtifactError, ConfigError
-from millirec.data.features import known_events, sides_of
+from millirec.data.features import Featuriser, known_events, sides_of
 from millirec.data.labels import labels_of
-from tests.ranked import LABEL, history, opened, part, ranked_bundle, rankers
+from tests.ranked import LABEL, history, light, opened, part, pre_ranked_bundle, ranked_bundle, rankers
 
 
 def test_the_manifest_tells_of_the_ranker() -> None:
@@ -96,9 +97,54 @@ def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
         pack(model, tmp_path / "b", None, part(weights="int4"))
 
 
+def test_a_pre_ranker_lies_beside_the_ranker(tmp_path: Path) -> None:
+    plain, bundle = opened(), open_bundle(pre_ranked_bundle(tmp_path))
+    told = bundle.manifest.pre_ranker
+    assert told is not None
+    assert (told.model["kind"], told.checkpoint) == ("lr", light().checkpoint.content_hash)
+    assert set(bundle.manifest.files) == set(plain.manifest.files) | set(PRE_RANKER)
+    assert all(bundle.manifest.files[name] == plain.manifest.files[name] for name in FILES)
+    assert bundle.pre_ranker is not None
+    assert bundle.pre_ranker.featuriser.fields == light().checkpoint.featuriser.fields
+    name = PRE_RANKER.tensors
+    data = bytearray((bundle.folder / name).read_bytes())
+    data[-2] ^= 1
+    (bundle.folder / name).write_bytes(bytes(data))
+    with pytest.raises(ArtifactError, match="was changed"):
+        open_bundle(bundle.folder)
+    (bundle.folder / name).unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        open_bundle(bundle.folder)
+
+
+def test_a_pre_ranker_is_in_the_cascade_unless_that_is_told(tmp_path: Path) -> None:
+    bundle = pack(rankers()[0], tmp_path / "b", None, part(pre=light()))
+    assert [stage.__struct_config__.tag for stage in bundle.cascade.scorers] == [
+        "inner-product",
+        "pre-ranker",
+        "ranker",
+    ]
+    asks = PackConfig(cascade=bundle.cascade)
+    with pytest.raises(ConfigError, match="the bundle has no pre-ranker"):
+        pack(rankers()[0], tmp_path / "c", asks, part())
+    with pytest.raises(ConfigError, match="a pre-ranker of its own"):
+        pack(rankers()[0], tmp_path / "c", None, part(pre=part(pre=light())))
+    moved = replace(light(), checkpoint=replace(light().checkpoint, featuriser=_of_other_items()))
+    with pytest.raises(ConfigError, match="row 1 is 'x1' to the ranker"):
+        pack(rankers()[0], tmp_path / "c", None, part(pre=moved))
+    assert not (tmp_path / "c").exists()
+
+
+def _of_other_items() -> Featuriser:
+    own = light().checkpoint.featuriser
+    others = Catalog(Vocabulary([f"x{row}" for row in range(1, len(own.items) + 1)]))
+    return Featuriser(own.fields, own.learned, own.users, others)
+
+
 def test_a_bundle_without_a_ranker_is_packed_as_ever(tmp_path: Path) -> None:
     bundle = pack(rankers()[0], tmp_path / "b")
-    assert "ranker" not in json.loads((bundle.folder / "manifest.json").read_text())
+    told = json.loads((bundle.folder / "manifest.json").read_text())
+    assert not {"ranker", "pre_ranker"} & set(told)
     assert bundle.ranker is None
     assert bundle.cascade.ranker is None
     assert not np.any([name in bundle.manifest.files for name in FILES])

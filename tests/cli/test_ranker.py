@@ -126,6 +126,10 @@ def test_a_ranker_is_packed_beside_a_model_and_serves(folder: Path) -> None:
     shown = millirec("recommend", folder / "ranked", "--items", "i1,i2", "-k", "3", "--trace", "--json").stdout
     answer = json.loads(shown)
     assert [stage["name"] for stage in answer["stages"]][-3:] == ["features", "ranker", "top-k"]
+    pre = ["--ranker", ranker, "--pre-ranker", ranker]
+    both = json.loads(millirec("pack", model, *pre, "-o", folder / "both", "--json").stdout)
+    assert both["pre_ranker"] == both["ranker"]
+    assert [stage["kind"] for stage in both["cascade"]["scorers"]] == ["inner-product", "pre-ranker", "ranker"]
     everything = millirec("pack", model, "--ranker", ranker, "--facts", "all", "-o", folder / "all", "--json")
     assert json.loads(everything.stdout)["ranker"]["n_events"] == 1500
 
@@ -142,6 +146,12 @@ def test_options_of_packing_that_cannot_be(folder: Path, options: list[str], mes
     done = millirec("pack", ranker, "--ranker", ranker, "-o", folder / "no", *options, code=2)
     assert message in done.stderr
     assert not (folder / "no").exists()
+
+
+def test_a_pre_ranker_wants_a_ranker(folder: Path) -> None:
+    ranker = folder / "runs/clicks/checkpoint"
+    done = millirec("pack", ranker, "--pre-ranker", ranker, "-o", folder / "no", code=2)
+    assert "--pre-ranker without --ranker" in done.stderr
 
 
 def test_its_log_can_be_inspected(folder: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from millirec.bundle import pack_ensemble
+from millirec.bundle import Bundle, open_bundle, pack_ensemble
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Query
 from millirec.cascade.scorers import InnerProductScorer, RankerScorer
@@ -20,7 +20,9 @@ from millirec.engine.engine import Engine
 from millirec.engine.ranker import LiveRanker
 from millirec.engine.state import StateStore
 from tests.bundles import untrained
-from tests.ranked import history, opened, part, rankers
+from tests.ranked import history, opened, part, pre_ranked_bundle, rankers
+
+LAST = int(history().interactions.times.max()) + 1000
 
 
 @pytest.fixture
@@ -125,6 +127,84 @@ def test_the_callers_own_candidates_are_not_waited_for_either(
     fresh = Engine(engine.bundle, engine.store, cascade=engine._loaded.cascade.config).recommend(asked)
     assert (again.stage, again.items, again.scores) == ("full", fresh.items, fresh.scores)
     assert again.scores != usual.scores
+
+
+@pytest.fixture(scope="module")
+def pre_ranked(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    return open_bundle(pre_ranked_bundle(tmp_path_factory.mktemp("pre-ranked")))
+
+
+@pytest.fixture
+def twice(pre_ranked: Bundle) -> Iterator[Engine]:
+    """Both rankers, and selectors behind them."""
+    cascade = replace(pre_ranked.cascade, selectors=(MMRSelector(relevance=0.3, pool=4),))
+    engine = Engine(pre_ranked, StateStore.temporary(), cascade=cascade)
+    yield engine
+    engine.close()
+
+
+def test_the_pre_ranker_is_a_stage_before_the_ranker(twice: Engine) -> None:
+    query = Query(user="u1", k=3, keep_seen=True, time=LAST)
+    found = list(twice.stream(query))
+    assert [ranking.stage for ranking, _ in found] == ["popular", "retrieval", "pre-rank", "rank", "full"]
+    lists = {str(ranking.stage): ranking for ranking, _ in found}
+    whole = twice.recommend(query)
+    assert (lists["full"].items, lists["full"].scores) == (whole.items, whole.scores)
+    assert [stage.name for stage in whole.trace][-5:] == ["pre-features", "pre-ranker", "features", "ranker", "mmr"]
+    counts = {stage.name: (stage.n_in, stage.n_out) for stage in whole.trace}
+    assert (counts["pre-features"], counts["features"], counts["mmr"]) == ((7, 7), (4, 4), (4, 3))
+    for name in ("pre-rank", "rank"):
+        assert list(lists[name].scores) == sorted(lists[name].scores, reverse=True)
+    assert [stage.name for stage in lists["pre-rank"].trace][-3:] == ["pre-features", "pre-ranker", "top-k"]
+    assert lists["pre-rank"].scores != lists["rank"].scores != lists["retrieval"].scores
+
+
+def test_without_time_for_the_ranker_the_pre_rankers_list_is_the_answer(twice: Engine) -> None:
+    query = Query(user="u1", k=3, keep_seen=True, time=LAST, deadline_ms=60_000)
+    assert twice.recommend(query).stage == "full"
+    pre = next(ranking for ranking, _ in twice.stream(replace(query, deadline_ms=None)) if ranking.stage == "pre-rank")
+    costs = twice._loaded.cascade.costs
+    costs.took("rank", 1e6)
+    late = twice.recommend(query)
+    assert (late.stage, late.items, late.scores) == ("pre-rank", pre.items, pre.scores)
+    own = twice.recommend(replace(query, candidates=pre.items))
+    assert own.stage == "pre-rank"
+    assert set(own.items) == set(pre.items)
+    assert "pre-ranker" in {stage.name for stage in own.trace}
+    costs.took("pre-rank", 1e6)
+    assert twice.recommend(query).stage == "retrieval"
+    assert twice.recommend(replace(query, candidates=pre.items)).stage == "retrieval"
+
+
+def test_both_rankers_follow_the_log(pre_ranked: Bundle) -> None:
+    """A swap to the same bundle, which reads the log from its beginning, changes no answer."""
+    engine = Engine(pre_ranked, StateStore.temporary())
+    query = Query(user="new", k=4, keep_seen=True, time=LAST + 1000)
+    before = engine.recommend(query)
+    for n in range(20):
+        engine.observe(Event(user="new", item=f"i{n % 5 + 1}", value=float(n % 2), time=LAST + n))
+    after = engine.recommend(query)
+    assert after.scores != before.scores
+    engine.swap(pre_ranked)
+    again = engine.recommend(query)
+    assert (again.items, again.scores) == (after.items, after.scores)
+    loaded = engine._loaded
+    assert loaded.ranker is not None
+    assert loaded.pre_ranker is not None
+    assert loaded.ranker.at == loaded.pre_ranker.at == 20
+    engine.close()
+
+
+def test_a_cascade_without_the_rankers_loads_none(pre_ranked: Bundle) -> None:
+    alone = Engine(pre_ranked, StateStore.temporary(), cascade=CascadeConfig())
+    assert alone._loaded.ranker is alone._loaded.pre_ranker is None
+    assert not alone.reads_log
+    ranked = CascadeConfig(scorers=(InnerProductScorer(), RankerScorer()))
+    one = Engine(pre_ranked, StateStore.temporary(), cascade=ranked)
+    assert one._loaded.ranker is not None
+    assert one._loaded.pre_ranker is None
+    alone.close()
+    one.close()
 
 
 def test_several_models_may_have_a_ranker(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from millirec.bundle import PackConfig, open_bundle
 from millirec.bundle.ranker import RANKER as FILES
 from millirec.cascade.cascade import CascadeConfig
-from millirec.cascade.scorers import InnerProductScorer, RankerScorer
+from millirec.cascade.scorers import InnerProductScorer, PreRankerScorer, RankerScorer
 from millirec.compress.rankers.base import RankerWorkshop
 from millirec.compress.rankers.distil import DistilRanker
 from millirec.compress.rankers.inputs import LeaveOut
@@ -187,12 +187,29 @@ def test_all_that_decides_a_ranker_is_in_its_key(shelf: Path, tmp_path: Path) ->
         SMALL,
         Variant(name="b", ranker=VariantRanker(weights="int8")),
         Variant(name="c", ranker=VariantRanker(checkpoint=str(shelf / "found"))),
+        Variant(name="p", ranker=VariantRanker(pre_ranker=str(shelf / "logged"))),
     )
     keys = [key_of(made.key(variant)) for variant in variants]
     keys.append(key_of(rankers(shelf, tmp_path, "validation").key(variants[0])))
-    assert len(set(keys)) == 5
+    assert len(set(keys)) == 6
     assert key_of(made.key(Variant(name="d", ranker=VariantRanker(checkpoint=str(shelf / "logged"))))) == keys[0]
     assert made.key(ALONE) == ()
+
+
+def test_a_variant_may_have_a_pre_ranker(shelf: Path, cache: Path) -> None:
+    scorers = (InnerProductScorer(), PreRankerScorer(candidates=20), RankerScorer(candidates=10))
+    pack = PackConfig(cascade=CascadeConfig(scorers=scorers))
+    both = Variant(name="both", ranker=VariantRanker(pre_ranker=str(shelf / "found")), pack=pack)
+    lab = opened(cache, shelf / "logged")
+    made = lab.make(both)
+    assert made.ranker is not None
+    assert (made.ranker.pre_ranker or {})["kind"] == "dnn"
+    bundle = lab.bundle(both)
+    assert bundle.manifest.pre_ranker is not None
+    assert bundle.manifest.pre_ranker.checkpoint == found().content_hash
+    with StateStore.temporary() as store:
+        seen = replay(Engine(bundle, store), world(), TEST)
+    assert (seen.ranks > 0).any()
 
 
 def test_retrieval_alone_is_made_as_if_there_were_no_ranker(cache: Path) -> None:
@@ -280,6 +297,8 @@ QUANTISE = (QuantizeRanker(),)
 WITHOUT = PackConfig(cascade=CascadeConfig(scorers=(InnerProductScorer(),), sources=CascadeConfig().sources[:1]))
 NAMED = PackConfig(cascade=CascadeConfig(scorers=(InnerProductScorer(), RankerScorer())))
 
+TWICE = PackConfig(cascade=CascadeConfig(scorers=(InnerProductScorer(), PreRankerScorer(), RankerScorer())))
+
 
 @pytest.mark.parametrize(
     ("more", "words"),
@@ -296,6 +315,9 @@ NAMED = PackConfig(cascade=CascadeConfig(scorers=(InnerProductScorer(), RankerSc
         ({"variant": {"pack": WITHOUT}}, "$.variants[0] (v): ranker: its cascade asks no ranker"),
         ({"variant": {"pack": NAMED, "ranker": False}}, "the bundle has no ranker"),
         ({"ranker": None, "pack": NAMED}, "the bundle has no ranker"),
+        ({"pack": TWICE}, "the bundle has no pre-ranker"),
+        ({"variant": {"ranker": VariantRanker(pre_ranker="nowhere")}}, "(v): ranker: pre_ranker: nowhere holds none"),
+        ({"pack": NAMED, "variant": {"ranker": VariantRanker(pre_ranker="x")}}, "its cascade asks no pre-ranker"),
         ({"ranker": "found", "measure": msgspec.structs.replace(QUICK, part="validation")}, "$.measure.part asks for"),
         ({"ranker": "found", "search": Search(variant={"ranker": {"choose": [True, False]}})}, "$.search asks for"),
     ],

@@ -1,12 +1,13 @@
 """A bundle with a ranker behind real worker processes."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.ranked import history, ranked_bundle
+from tests.ranked import history, pre_ranked_bundle, ranked_bundle
 from tests.serving import Served, ask, served
 
 
@@ -31,6 +32,21 @@ def test_both_calls_rank_and_show_the_stages(ranking: Served) -> None:
         wrong = {"user": "u1", "context": {"retrieval_score": "high"}}
         error = ask(client, "/recommend", wrong, status=422)["error"]
         assert "context.retrieval_score" in error["message"]
+
+
+def test_a_stream_shows_the_pre_rankers_list(tmp_path: Path) -> None:
+    with (
+        served(pre_ranked_bundle(tmp_path), tmp_path / "server") as running,
+        httpx.Client(base_url=running.url) as client,
+    ):
+        body = {"user": "u1", "k": 3, "keep_seen": True}
+        lines = client.post("/recommend/stream", json=body).text.splitlines()
+        told = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: ")]
+        assert [event["stage"] for event in told] == ["popular", "retrieval", "pre-rank", "full"]
+        ask(client, "/recommend", body | {"deadline_ms": 5000})
+        figures = client.get("/metrics").text
+        assert 'millirec_stage_seconds_count{stage="pre-ranker"}' in figures
+        assert running.stop() == 0
 
 
 def test_every_worker_ranks_by_events_that_any_has_acknowledged(ranking: Served) -> None:

@@ -31,7 +31,7 @@ class MadeRanker(msgspec.Struct, frozen=True, kw_only=True):
 
     `checkpoint`: the content hash of what was packed. `metrics`: `auc` and `log_loss` of its validation rows, and how
     it was trained. `weights`: in which numbers its hidden layers compute. `zeros`, `parameters`, `kernels` as of the
-    sequence model.
+    sequence model. `pre_ranker`: the config of what chooses its candidates.
     """
 
     checkpoint: str
@@ -42,6 +42,7 @@ class MadeRanker(msgspec.Struct, frozen=True, kw_only=True):
     zeros: float
     parameters: int
     kernels: dict[str, int]
+    pre_ranker: dict[str, Any] | None = None
 
 
 def named(ranker: VariantRanker | bool, default: str | None) -> VariantRanker | None:
@@ -165,6 +166,7 @@ def described(part: RankerPart, bundle: Bundle) -> MadeRanker:
         zeros=zeros,
         parameters=parameters,
         kernels=kernels(() if packed is None else (packed.rows, packed.items)),
+        pre_ranker=None if part.pre is None else msgspec.to_builtins(part.pre.checkpoint.config),
     )
 
 

@@ -166,6 +166,8 @@ def _ranker(ranker: MadeRanker | None) -> str:
     told = {"AUC": ranker.metrics.get("auc"), "log loss": ranker.metrics.get("log_loss")}
     offline = ", ".join(f"{name} {value:.4f}" for name, value in told.items() if value is not None)
     shown = f" On its validation rows: {offline}." if offline else ""
+    if ranker.pre_ranker is not None:
+        shown += f" A pre-ranker of the kind {escape(str(ranker.pre_ranker['kind']))} chooses its candidates."
     return (
         f"<h3>The ranker: {escape(str(ranker.model['kind']))}</h3><p>{ranker.parameters:,} parameters, "
         f"{ranker.zeros:.1%} of the floating-point ones 0; hidden layers served in {escape(ranker.weights)}.{shown}</p>"
