@@ -3,8 +3,8 @@
     python -m benchmarks.ranking.deadline            some six minutes; trains the models at first
     python -m benchmarks.ranking.deadline --table    only the table in docs/cascade.md
 
-The cascade of `early_exit` on MovieLens-100k under global time, with a trained ranker of two hidden layers so wide that
-200 candidates take tens of milliseconds. Under each deadline: the first events of the test part, asked one after the
+The retrieval of `early_exit` on MovieLens-100k under global time; a trained pre-ranker of one small layer chooses 200 of
+500 candidates for a trained ranker of two hidden layers so wide that these take tens of milliseconds. Under each deadline: the first events of the test part, asked one after the
 other in turns (what quality is left, and which stage the answers come from), and a load of `--rate` questions a second
 with a history of 50 events over HTTP, with Poisson arrivals (latency as the client sees it, from the scheduled time).
 Leaves benchmarks/results/ranking-deadline.json.
@@ -14,25 +14,29 @@ import argparse
 import json
 import os
 from collections import Counter
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 from numpy.typing import NDArray
 
 from benchmarks.deadline import TOLERANCE_MS, over_http
 from benchmarks.machine import describe
 from benchmarks.paste import ROOT, paste, table
-from benchmarks.ranking.early_exit import event_of, made
-from millirec.bundle import Bundle
-from millirec.cascade.query import Query
-from millirec.data.dataset import TEST, Dataset
-from millirec.data.history import HistoryLimits
+from benchmarks.ranking.early_exit import FOLDER, part_of, retrieved
+from benchmarks.ranking.turns import Way, gain, in_turns, store_for
+from millirec.bundle import Bundle, PackConfig, pack
+from millirec.cascade.cascade import CascadeConfig
+from millirec.cascade.query import Ranking
+from millirec.cascade.scorers import InnerProductScorer, PreRankerScorer, RankerScorer
+from millirec.data.dataset import Dataset
 from millirec.engine.engine import Engine
-from millirec.engine.state import StateStore, StoreSettings
 from millirec.metrics.bootstrap import paired_difference
 
 RESULT = ROOT / "benchmarks" / "results" / "ranking-deadline.json"
-HIDDEN = (2048, 2048)
+HIDDEN, PRE_HIDDEN, PRE_CANDIDATES = (2048, 2048), (32,), 500
 WARM, K = 200, 10
 
 
@@ -43,38 +47,50 @@ class Seen:
         self.gains: list[float] = []
         self.stages: Counter[str] = Counter()
         self.ranker_ms: list[float] = []
+        self.pre_ranker_ms: list[float] = []
+
+    def add(self, answer: Ranking, item: str) -> None:
+        """One answer, and what was taken next."""
+        took = {stage.name: stage.microseconds / 1e3 for stage in answer.trace}
+        self.gains.append(gain(answer, item))
+        self.stages[answer.stage or "full"] += 1
+        if "ranker" in took:
+            self.ranker_ms.append(took["features"] + took["ranker"])
+        if "pre-ranker" in took:
+            self.pre_ranker_ms.append(took["pre-features"] + took["pre-ranker"])
+
+
+def made() -> tuple[Bundle, Dataset]:
+    """The cascade: 500 candidates, of which a small ranker leaves 200 to a large one."""
+    model, dataset = retrieved()
+    pre = part_of(model, dataset, "pre-ranker", embedding_dim=4, hidden=PRE_HIDDEN, candidates=PRE_CANDIDATES)
+    slow = part_of(model, dataset, "slow-ranker", hidden=HIDDEN, candidates=PRE_CANDIDATES)
+    scorers = (InnerProductScorer(), PreRankerScorer(candidates=PRE_CANDIDATES), RankerScorer(candidates=200))
+    config = PackConfig(cascade=CascadeConfig(scorers=scorers))
+    return pack(model, FOLDER / "slow.bundle", config, replace(slow, pre=pre)), dataset
 
 
 def replayed(
     bundle: Bundle, dataset: Dataset, deadlines: list[float | None], n: int
 ) -> tuple[list[Seen], NDArray[np.int32]]:
     """The first `n` events of the test part behind `WARM`, each asked under every deadline; the user of each."""
-    log, users, items = dataset.interactions, dataset.users.vocabulary, dataset.items.vocabulary
-    by_time = np.argsort(log.times, kind="stable")
-    places = by_time[dataset.roles[by_time] == TEST][: WARM + n]
-    seen = [Seen() for _ in deadlines]
-    limits = HistoryLimits().covering(bundle.max_length)
-    with StateStore.temporary(StoreSettings(limits=limits)) as store:
-        engines = [Engine(bundle, store) for _ in deadlines]
-        store.append([event_of(dataset, int(place)) for place in by_time[dataset.roles[by_time] != TEST]])
-        for number, place in enumerate(places.tolist()):
-            user, time = users.id(int(log.users[place])), int(log.times[place])
-            wanted = items.id(int(log.items[place]))
-            for engine, deadline, own in zip(engines, deadlines, seen, strict=True):
-                answer = engine.recommend(Query(user=user, time=time, k=K, deadline_ms=deadline))
-                if number < WARM:
-                    continue
-                at = answer.items.index(wanted) + 1 if wanted in answer.items else 0
-                own.gains.append(1 / np.log2(at + 1.0) if at else 0.0)
-                own.stages[answer.stage or "full"] += 1
-                own.ranker_ms += [stage.microseconds / 1e3 for stage in answer.trace if stage.name == "ranker"]
-            store.append([event_of(dataset, place)])
-    return seen, log.users[places[WARM:]]
+    seen, places = {str(deadline): Seen() for deadline in deadlines}, []
+    with store_for(bundle.max_length) as store:
+        ways = {str(deadline): _hurried(Engine(bundle, store), deadline) for deadline in deadlines}
+        for turn in islice(in_turns(store, dataset, ways, K, WARM + n), WARM, None):
+            places.append(turn.place)
+            for name, answer in turn.answers.items():
+                seen[name].add(answer, turn.item)
+    return list(seen.values()), dataset.interactions.users[np.array(places)]
+
+
+def _hurried(engine: Engine, deadline: float | None) -> Way:
+    return lambda query: engine.recommend(structs.replace(query, deadline_ms=deadline))
 
 
 def measure(rate: float, seconds: float, deadlines: list[float], n: int) -> dict[str, Any]:
     """The whole benchmark as one JSON object."""
-    bundle, dataset = made(HIDDEN)
+    bundle, dataset = made()
     ways: list[float | None] = [None, *deadlines]
     seen, users = replayed(bundle, dataset, ways, n)
     rows = []
@@ -89,7 +105,9 @@ def measure(rate: float, seconds: float, deadlines: list[float], n: int) -> dict
             row["kept"] = row["http"]["latency_ms"]["p99"] <= deadline + TOLERANCE_MS and not row["http"]["errors"]
         rows.append(row)
         print(json.dumps({name: value for name, value in row.items() if name != "http"}), flush=True)
-    result = {"hidden": HIDDEN, "ranker_ms": round(float(np.median(seen[0].ranker_ms)), 1), "questions": len(users)}
+    medians = {name: round(float(np.median(getattr(seen[0], name))), 2) for name in ("ranker_ms", "pre_ranker_ms")}
+    result: dict[str, Any] = {"hidden": HIDDEN, "pre_hidden": PRE_HIDDEN, "pre_candidates": PRE_CANDIDATES, **medians}
+    result["questions"] = len(users)
     result |= {"rate": rate, "seconds": seconds, "load": round(os.getloadavg()[0], 1), "machine": describe()}
     return result | {"rows": rows}
 

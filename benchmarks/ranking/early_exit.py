@@ -22,20 +22,18 @@ from benchmarks.machine import describe
 from benchmarks.paste import ROOT, paste, table
 from benchmarks.quality.train import trained
 from benchmarks.ranking.runs import RUNS, shared
+from benchmarks.ranking.turns import gain, in_turns, store_for
 from millirec.bundle import Bundle, PackConfig, RankerPart, pack
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.early_exit import EarlyExit
-from millirec.cascade.query import Query, Ranking
+from millirec.cascade.query import Ranking
 from millirec.cascade.scorers import InnerProductScorer, RankerScorer
 from millirec.cli.artifact import Artifact
 from millirec.config import RunConfig, convert, dumps
-from millirec.data.dataset import TEST, Dataset
-from millirec.data.event import Event
+from millirec.data.dataset import Dataset
 from millirec.data.features import FieldConfig, known_events
-from millirec.data.history import HistoryLimits
 from millirec.data.labels import LabelConfig, labels_of
 from millirec.engine.engine import Engine
-from millirec.engine.state import StateStore, StoreSettings
 from millirec.metrics.bootstrap import paired_difference
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.rankers.checkpoint import RankerCheckpoint
@@ -50,7 +48,7 @@ from millirec.train.rank_config import RankTrainConfig
 SPEC = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 RESULT = ROOT / "benchmarks" / "results" / "ranking-early-exit.json"
 LABEL: LabelConfig = convert(SPEC["label"], LabelConfig, "label")
-WARM, K = 2_000, 10
+FOLDER, WARM, K = RUNS / "early-exit", 2_000, 10
 EXITS: dict[str, EarlyExit | None] = {
     "off": None,
     "block 50, confidence 0.99": EarlyExit(block=50, confidence=0.99),
@@ -60,31 +58,39 @@ EXITS: dict[str, EarlyExit | None] = {
 }
 
 
-def made(hidden: tuple[int, ...] | None = None) -> tuple[Bundle, Dataset]:
-    """The bundle of both models, and the data; trained now when there is none. `hidden`: of another ranker."""
-    folder, name = RUNS / "early-exit", "-".join(["ranker", *map(str, hidden or ())])
-    if not (folder / "checkpoint").exists():
+def retrieved() -> tuple[Checkpoint, Dataset]:
+    """The sequence model, trained now when there is none, and its data."""
+    if not (FOLDER / "checkpoint").exists():
         data = {"kind": "movielens", "path": str(shared("ml-100k"))}
         settings = SPEC["retrieval"] | {"data": data, "name": "early-exit", "out": str(RUNS), "machine": {"threads": 1}}
         trained(RUNS, "early-exit", dumps(convert(settings, RunConfig, "early-exit")), resume=True)
-    dataset, model = Artifact.open(folder / "checkpoint").data(None), Checkpoint.load(folder / "checkpoint")
-    settings = SPEC["ranker"] | ({} if hidden is None else {"hidden": hidden})
-    ranker = _ranker(model, dataset, folder / name, convert(settings, RankerConfig, "ranker"))
-    part = RankerPart(ranker, known_events(dataset, labels_of(dataset, LABEL)))
-    return pack(model, folder / f"{name}.bundle", PackConfig(), part), dataset
+    return Checkpoint.load(FOLDER / "checkpoint"), Artifact.open(FOLDER / "checkpoint").data(None)
 
 
-def _ranker(model: Checkpoint, dataset: Dataset, folder: Path, ranker: RankerConfig) -> RankerCheckpoint:
+def part_of(model: Checkpoint, dataset: Dataset, name: str, **more: Any) -> RankerPart:
+    """A ranker of the model's candidates, ready to be packed; trained now when there is none of this name.
+
+    `more`: settings of the ranker that differ from early_exit.toml; `candidates`: of how many it learns.
+    """
+    folder = FOLDER / name
     if folder.exists():
-        return RankerCheckpoint.load(folder)
-    config: CandidateConfig = convert(SPEC["candidates"], CandidateConfig, "candidates")
-    fields: list[FieldConfig] = convert(SPEC["features"], list[FieldConfig], "features")
-    rows, featuriser = candidate_rows(dataset, LABEL, found_for(model, dataset, config), fields, config)
-    train: RankTrainConfig = convert(SPEC["train"], RankTrainConfig, "train")
-    how = Training(train=train, machine=Machine(threads=1), journal=Silent())
-    out = fit_rows(RankerRows(rows, featuriser, LABEL, provenance_of(dataset), config), ranker, how)
-    out.save(folder)
-    return out
+        ranker = RankerCheckpoint.load(folder)
+    else:
+        told = {"candidates": more.pop("candidates")} if "candidates" in more else {}
+        config: CandidateConfig = convert(SPEC["candidates"] | told, CandidateConfig, "candidates")
+        fields: list[FieldConfig] = convert(SPEC["features"], list[FieldConfig], "features")
+        rows, featuriser = candidate_rows(dataset, LABEL, found_for(model, dataset, config), fields, config)
+        how = Training(convert(SPEC["train"], RankTrainConfig, "train"), Machine(threads=1), Silent())
+        kind: RankerConfig = convert(SPEC["ranker"] | more, RankerConfig, "ranker")
+        ranker = fit_rows(RankerRows(rows, featuriser, LABEL, provenance_of(dataset), config), kind, how)
+        ranker.save(folder)
+    return RankerPart(ranker, known_events(dataset, labels_of(dataset, LABEL)))
+
+
+def made() -> tuple[Bundle, Dataset]:
+    """The bundle of both, and the data."""
+    model, dataset = retrieved()
+    return pack(model, FOLDER / "ranker.bundle", PackConfig(), part_of(model, dataset, "ranker")), dataset
 
 
 class Seen:
@@ -99,8 +105,7 @@ class Seen:
     def add(self, answer: Ranking, item: str) -> None:
         """One answer, and what was taken next."""
         stages = {stage.name: stage for stage in answer.trace}
-        at = answer.items.index(item) + 1 if item in answer.items else 0
-        self.gains.append(1 / np.log2(at + 1.0) if at else 0.0)
+        self.gains.append(gain(answer, item))
         self.lists.append(answer.items)
         self.scored.append(stages["ranker"].n_out)
         self.micros.append(stages["features"].microseconds + stages["ranker"].microseconds)
@@ -108,34 +113,18 @@ class Seen:
 
 def replayed(bundle: Bundle, dataset: Dataset) -> tuple[dict[str, Seen], NDArray[np.int32]]:
     """The test part through all engines; the user of each question."""
-    log, users, items = dataset.interactions, dataset.users.vocabulary, dataset.items.vocabulary
-    places = np.flatnonzero(dataset.roles == TEST)
-    places = places[np.argsort(log.times[places], kind="stable")]
-    seen = {name: Seen() for name in EXITS}
-    limits = HistoryLimits().covering(bundle.max_length)
-    with StateStore.temporary(StoreSettings(limits=limits)) as store:
-        engines = {name: Engine(bundle, store, cascade=_cascade(early)) for name, early in EXITS.items()}
-        older = np.flatnonzero(dataset.roles != TEST)
-        store.append([event_of(dataset, int(place)) for place in older[np.argsort(log.times[older], kind="stable")]])
-        for place in places.tolist():
-            query = Query(user=users.id(int(log.users[place])), time=int(log.times[place]), k=K)
-            for name, engine in engines.items():
-                seen[name].add(engine.recommend(query), items.id(int(log.items[place])))
-            store.append([event_of(dataset, place)])
-    return seen, log.users[places]
+    seen, places = {name: Seen() for name in EXITS}, []
+    with store_for(bundle.max_length) as store:
+        ways = {name: Engine(bundle, store, cascade=_cascade(early)).recommend for name, early in EXITS.items()}
+        for turn in in_turns(store, dataset, ways, K):
+            places.append(turn.place)
+            for name, answer in turn.answers.items():
+                seen[name].add(answer, turn.item)
+    return seen, dataset.interactions.users[np.array(places)]
 
 
 def _cascade(early: EarlyExit | None) -> CascadeConfig:
     return CascadeConfig(scorers=(InnerProductScorer(), RankerScorer(candidates=200, early_exit=early)))
-
-
-def event_of(dataset: Dataset, place: int) -> Event:
-    """One event of the log."""
-    log = dataset.interactions
-    user, item = dataset.users.vocabulary.id(int(log.users[place])), dataset.items.vocabulary.id(int(log.items[place]))
-    return Event(
-        user=user, item=item, time=int(log.times[place]), value=None if log.values is None else float(log.values[place])
-    )
 
 
 def compared(seen: dict[str, Seen], users: NDArray[np.int32]) -> list[dict[str, Any]]:

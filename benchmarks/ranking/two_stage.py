@@ -49,7 +49,6 @@ from millirec.train.rank_config import RankTrainConfig
 SPEC = tomllib.loads(Path(__file__).with_suffix(".toml").read_text())
 RESULT = ROOT / "benchmarks" / "results" / "ranking-two-stage.json"
 LABEL: LabelConfig = convert(SPEC["label"], LabelConfig, "label")
-CANDIDATES: CandidateConfig = convert(SPEC["candidates"], CandidateConfig, "candidates")
 
 
 def main() -> None:
@@ -78,19 +77,24 @@ def retrieved() -> tuple[Checkpoint, Dataset]:
 
 
 def ranked(
-    model: Checkpoint, dataset: Dataset, folder: Path, *, again: bool
+    model: Checkpoint, dataset: Dataset, folder: Path, *, again: bool = False, candidates: int = 200, **more: Any
 ) -> tuple[RankerCheckpoint, dict[str, Any]]:
-    """The ranker of the model's candidates, and what it cost in CPU seconds."""
+    """A ranker of so many of the model's candidates, and what it cost in CPU seconds.
+
+    `more`: settings of the ranker that differ from two_stage.toml.
+    """
+    costs = folder.with_name(f"{folder.name}-cost.json")
     if folder.exists() and not again:
-        return RankerCheckpoint.load(folder), json.loads((folder.parent / "ranker-cost.json").read_text())
+        return RankerCheckpoint.load(folder), json.loads(costs.read_text())
     started = time.process_time()
     fields: list[FieldConfig] = convert(SPEC["features"], list[FieldConfig], "features")
-    found = found_for(model, dataset, CANDIDATES)
-    rows, featuriser = candidate_rows(dataset, LABEL, found, fields, CANDIDATES)
+    asked: CandidateConfig = convert(SPEC["candidates"] | {"candidates": candidates}, CandidateConfig, "candidates")
+    found = found_for(model, dataset, asked)
+    rows, featuriser = candidate_rows(dataset, LABEL, found, fields, asked)
     made = time.process_time()
-    config: RankerConfig = convert(SPEC["ranker"], RankerConfig, "ranker")
+    config: RankerConfig = convert(SPEC["ranker"] | more, RankerConfig, "ranker")
     train: RankTrainConfig = convert(SPEC["train"], RankTrainConfig, "train")
-    what = RankerRows(rows, featuriser, LABEL, provenance_of(dataset), CANDIDATES)
+    what = RankerRows(rows, featuriser, LABEL, provenance_of(dataset), asked)
     how = Training(train=train, machine=Machine(threads=1), journal=Silent())
     ranker = fit_rows(what, config, how)
     cost = {
@@ -102,7 +106,7 @@ def ranked(
     }
     shutil.rmtree(folder, ignore_errors=True)
     ranker.save(folder)
-    (folder.parent / "ranker-cost.json").write_text(json.dumps(cost))
+    costs.write_text(json.dumps(cost))
     print(cost, flush=True)
     return ranker, cost
 

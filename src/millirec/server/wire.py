@@ -159,9 +159,9 @@ class RankedResponse(msgspec.Struct, frozen=True, omit_defaults=True):
     """The answer, best first. `took_ms`: time from the request's arrival to this answer, in the server.
 
     `request_id`: that of the call, or one made for it where the cascade draws or impressions are logged. `stage`: with
-    a deadline, what there was time for: "full", "rank" (no selectors), "retrieval" (no ranker either) or "popular" (no
-    model). `members`: of a bundle with several models, those whose scores these are; `left_out`: name -> "late" or
-    "failed" of the others.
+    a deadline, what there was time for: "full", "rank" (no selectors), "pre-rank" (by the pre-ranker), "retrieval" (no
+    ranker either) or "popular" (no model). `members`: of a bundle with several models, those whose scores these are;
+    `left_out`: name -> "late" or "failed" of the others.
     """
 
     took_ms: float
