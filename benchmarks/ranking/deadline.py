@@ -3,8 +3,9 @@
     python -m benchmarks.ranking.deadline            some six minutes; trains the models at first
     python -m benchmarks.ranking.deadline --table    only the table in docs/cascade.md
 
-The retrieval of `early_exit` on MovieLens-100k under global time; a trained pre-ranker of one small layer chooses 200 of
-500 candidates for a trained ranker of two hidden layers so wide that these take tens of milliseconds. Under each deadline: the first events of the test part, asked one after the
+The retrieval of `early_exit` on MovieLens-100k under global time; a trained pre-ranker of one small layer chooses 200
+of 500 candidates for a trained ranker of two hidden layers so wide that these take tens of milliseconds.
+Under each deadline: the first events of the test part, asked one after the
 other in turns (what quality is left, and which stage the answers come from), and a load of `--rate` questions a second
 with a history of 50 events over HTTP, with Poisson arrivals (latency as the client sees it, from the scheduled time).
 Leaves benchmarks/results/ranking-deadline.json.

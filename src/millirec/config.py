@@ -20,6 +20,7 @@ from millirec.models.rankers.config import RankerConfig
 from millirec.models.rankers.din import DINConfig
 from millirec.models.rankers.mmoe import MMoEConfig
 from millirec.models.rankers.trees import TreesConfig
+from millirec.train.candidates import CandidateConfig
 from millirec.train.fine_tune import WarmStart
 from millirec.train.grow import check_grown
 from millirec.train.machine import Machine
@@ -54,13 +55,16 @@ class RunConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 class RankerRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One training run of a feature ranker: which data, what a success is, which features, which ranker.
 
-    A TOML with a section [ranker] in the place of [model]. The results go to `<out>/<name>/`.
+    A TOML with a section [ranker] in the place of [model]. The results go to `<out>/<name>/`. `retrieval`: the folder
+    of a model's checkpoint whose `candidates` become the rows; None = the rows of the log do.
     """
 
     data: SourceConfig
     label: LabelConfig
     features: tuple[FieldConfig, ...]
     ranker: RankerConfig
+    retrieval: str | None = None
+    candidates: CandidateConfig | None = None
     name: str = "run"
     split: RowSplit = GlobalTime()
     train: RankTrainConfig = RankTrainConfig()
@@ -81,6 +85,28 @@ class RankerRun(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise ConfigError(f"$.ranker.serve names {unknown}", f"choose among {', '.join(self.label.names)}")
         if isinstance(self.ranker, TreesConfig):
             check_grown(self.train)
+        _check_candidates(self)
+
+
+def _check_candidates(run: RankerRun) -> None:
+    if run.retrieval is None:
+        if run.candidates is not None:
+            raise ConfigError("$.candidates without $.retrieval", "name the checkpoint of the model that finds them")
+        return
+    if not isinstance(run.split, GlobalTime):
+        raise ConfigError(
+            "$.retrieval: candidates are those of events that the model has not learned from",
+            'set $.split.kind = "global-time", and train the model under it as well',
+        )
+    if isinstance(run.data, ImpressionsConfig):
+        raise ConfigError("$.retrieval with $.data.kind = 'impressions'", "learn from what was shown, or from a log")
+    if run.label.tasks:
+        raise ConfigError("$.label.tasks with $.retrieval: of a candidate only is known whether it was taken", _ALONE)
+    if run.train.propensities is not None:
+        raise ConfigError("$.train.propensities with $.retrieval: candidates were not drawn", _ALONE)
+
+
+_ALONE = "leave it out, or learn from the rows of the log"
 
 
 def _check_name(name: str) -> None:

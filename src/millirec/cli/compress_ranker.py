@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from millirec.cli.console import TrainingBar, note, print_json, table
-from millirec.cli.ranker import read_for_ranker
+from millirec.cli.ranker import read_for_ranker, retrieval_of_ranker
 from millirec.data.errors import ArtifactError, ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +27,10 @@ def compress_ranker(checkpoint: Path, config: Path, output: Path, *, force: bool
     before = RankerCheckpoint.load(checkpoint)
     with TrainingBar() as bar:
         workshop = RankerWorkshop(
-            read=lambda: read_for_ranker(before, recipe.data, recipe.split), machine=recipe.machine, journal=bar
+            read=lambda: read_for_ranker(before, recipe.data, recipe.split),
+            machine=recipe.machine,
+            journal=bar,
+            retrieval=retrieval_of_ranker(before, None) if any(step.needs_data for step in recipe.steps) else None,
         )
         made = follow(before, recipe, workshop)
     made.save(output)

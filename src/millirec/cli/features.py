@@ -7,7 +7,7 @@ import typer
 
 from millirec.cli.console import note, print_json, table
 from millirec.cli.feature_groups import named_groups, retrained, show_groups
-from millirec.cli.ranker import data_of_ranker
+from millirec.cli.ranker import rows_of_ranker
 from millirec.data.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ def features(
     import msgspec
 
     from millirec.data.dataset import TEST, VALIDATION
-    from millirec.data.features import ranking_rows, with_tasks
-    from millirec.data.labels import labels_of, tasks_of
     from millirec.models.rankers.checkpoint import RankerCheckpoint
     from millirec.train.feature_report import feature_report
     from millirec.train.feature_retraining import groups_of
@@ -49,10 +47,7 @@ def features(
     _check(part, repeats, seeds, grouped=bool(group) and not retrain)
     ranker = RankerCheckpoint.load(checkpoint)
     groups = groups_of(ranker, named_groups(group or [])) if retrain else None
-    dataset = data_of_ranker(ranker, config)
-    role = TEST if part == "test" else VALIDATION
-    rows, _ = ranking_rows(dataset, labels_of(dataset, ranker.label), ranker.featuriser)
-    rows = with_tasks(rows, tasks_of(dataset, ranker.label))
+    role, rows = TEST if part == "test" else VALIDATION, rows_of_ranker(ranker, config)
     report = feature_report(ranker, rows, role, repeats=repeats, threshold=threshold)
     worth = None
     if groups is not None:

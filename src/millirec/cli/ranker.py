@@ -11,9 +11,11 @@ from millirec.data.errors import ArtifactError, ConfigError
 if TYPE_CHECKING:
     from millirec.config import RankerRun
     from millirec.data.dataset import Dataset
-    from millirec.data.features import RowSplit
+    from millirec.data.features import RankingRows, RowSplit
+    from millirec.data.labels import LabelConfig
     from millirec.data.sources import SourceConfig
     from millirec.metrics.summary import Figure
+    from millirec.models.checkpoint import Checkpoint
     from millirec.models.rankers.checkpoint import RankerCheckpoint
     from millirec.train.evaluate_ranker import RankerEvaluation
 
@@ -21,26 +23,51 @@ if TYPE_CHECKING:
 def train_ranker(run: "RankerRun", folder: Path, on_error: str, *, resume: bool, json: bool) -> None:
     """Train and measure; writes run.toml, checkpoint and metrics.json into `folder`."""
     from millirec.cli.train import read_log
-    from millirec.data.features import split_rows
-    from millirec.data.labels import labels_of
+    from millirec.models.checkpoint import Checkpoint
 
+    retrieval = None if run.retrieval is None else Checkpoint.load(Path(run.retrieval))
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = read_log(run.data, folder, on_error)
-    dataset = split_rows(dataset, labels_of(dataset, run.label), run.split)
+    dataset = _split(read_log(run.data, folder, on_error), run.label, run.split, of_rows=retrieval is None)
+    if retrieval is not None:
+        _check_alike(run, dataset, retrieval)
     note(f"{len(dataset.interactions):,} events, {len(dataset.users):,} users, {len(dataset.items):,} items")
-    metrics = learn_ranker(run, dataset, folder, resume=resume)
+    metrics = _learn(run, dataset, retrieval, folder, resume=resume)
     if json:
         print_json(metrics)
         return
     _show(metrics["test"], "test")
     note(f"trained in {metrics['seconds']:.0f} s; checkpoint: {folder / 'checkpoint'}")
+    if run.retrieval is not None:
+        note(f"both stages in one bundle: millirec pack {run.retrieval} --ranker {folder / 'checkpoint'} -o BUNDLE")
 
 
-def learn_ranker(run: "RankerRun", dataset: "Dataset", folder: Path, *, resume: bool) -> dict[str, Any]:
+def _split(dataset: "Dataset", label: "LabelConfig", config: "RowSplit", *, of_rows: bool) -> "Dataset":
+    """Split for a ranker of the log's rows, or as a sequence model's data is."""
+    from millirec.data.features import split_rows
+    from millirec.data.labels import labels_of
+    from millirec.data.split import GlobalTime, split
+
+    if of_rows:
+        return split_rows(dataset, labels_of(dataset, label), config)
+    assert isinstance(config, GlobalTime)  # noqa: S101
+    return split(dataset, config)
+
+
+def _check_alike(run: "RankerRun", dataset: "Dataset", retrieval: "Checkpoint") -> None:
+    """Raises ArtifactError when the model could have learned from what it is asked for."""
+    from millirec.train.candidates import check_retrieval
+
+    check_retrieval(retrieval, dataset, f"$.retrieval = {run.retrieval!r}")
+
+
+def _learn(
+    run: "RankerRun", dataset: "Dataset", retrieval: "Checkpoint | None", folder: Path, *, resume: bool
+) -> dict[str, Any]:
     """Train on a split log; returns the metrics."""
     import msgspec
 
     from millirec.config import dumps
+    from millirec.train.candidates import CandidateConfig
     from millirec.train.evaluate_ranker import evaluate_rows
     from millirec.train.fit_ranker import RankerPlan, fit_ranker
     from millirec.train.journal import TensorBoard
@@ -49,10 +76,17 @@ def learn_ranker(run: "RankerRun", dataset: "Dataset", folder: Path, *, resume: 
     with TrainingBar() as bar:
         journal = TensorBoard(folder / "tensorboard", bar)
         plan = RankerPlan(
-            label=run.label, features=run.features, ranker=run.ranker, train=run.train, machine=run.machine
+            label=run.label,
+            features=run.features,
+            ranker=run.ranker,
+            train=run.train,
+            machine=run.machine,
+            candidates=run.candidates or CandidateConfig(),
         )
-        checkpoint, rows = fit_ranker(dataset, plan, journal, progress=folder / "progress", resume=resume)
+        progress = folder / "progress"
+        checkpoint, rows = fit_ranker(dataset, plan, journal, retrieval=retrieval, progress=progress, resume=resume)
     settings = {"source": msgspec.to_builtins(run.data), "split": msgspec.to_builtins(run.split)}
+    settings["retrieval"] = run.retrieval or ""
     checkpoint = checkpoint.with_provenance(msgspec.structs.replace(checkpoint.provenance, **settings))
     checkpoint.save(folder / "checkpoint")
     metrics = {
@@ -67,7 +101,9 @@ def learn_ranker(run: "RankerRun", dataset: "Dataset", folder: Path, *, resume: 
 
 def rankers_among(paths: list[Path]) -> bool:
     """Whether these artifacts are rankers. Raises ConfigError for a mixture: they answer other questions."""
-    found = [(path / "ranker.json").exists() for path in paths]
+    from millirec.models.rankers.checkpoint import is_ranker
+
+    found = [is_ranker(path) for path in paths]
     if any(found) and not all(found):
         raise ConfigError(
             f"{paths[found.index(True)]}: a ranker among other artifacts", "measure rankers by themselves"
@@ -79,15 +115,18 @@ def evaluate_rankers(paths: list[Path], config: Path | None, part: str, *, compa
     """The figures of each; with `compare`, the paired differences of their log losses on the same rows."""
     from millirec.data.dataset import TEST, VALIDATION
     from millirec.models.rankers.checkpoint import RankerCheckpoint
-    from millirec.train.evaluate_ranker import evaluate_ranker
+    from millirec.train.evaluate_ranker import evaluate_rows
 
     if compare and len(paths) < 2:
         raise ConfigError("--compare with one artifact", "give two or more")
     role = TEST if part == "test" else VALIDATION
     rankers = [RankerCheckpoint.load(path) for path in paths]
-    datasets = [data_of_ranker(ranker, config) for ranker in rankers]
-    results = [evaluate_ranker(ranker, data, role) for ranker, data in zip(rankers, datasets, strict=True)]
-    differences = _differences(paths, rankers, datasets, role) if compare else []
+    found = [rows_of_ranker(ranker, config) for ranker in rankers]
+    results = [
+        evaluate_rows(ranker, rows, ranker.provenance.protocol, role)
+        for ranker, rows in zip(rankers, found, strict=True)
+    ]
+    differences = _differences(paths, rankers, found, role) if compare else []
     if json:
         print_json({"evaluations": results, "differences": differences} if compare else results)
         return
@@ -110,19 +149,51 @@ def data_of_ranker(ranker: "RankerCheckpoint", config: Path | None) -> "Dataset"
     return read_for_ranker(ranker, run.data, None if ranker.provenance.split else run.split)
 
 
+def rows_of_ranker(ranker: "RankerCheckpoint", config: Path | None) -> "RankingRows":
+    """Its rows, of all parts, made again; see `data_of_ranker`."""
+    from millirec.train.evaluate_ranker import rows_of
+
+    retrieval = retrieval_of_ranker(ranker, config)
+    return rows_of(ranker, data_of_ranker(ranker, config), retrieval)
+
+
+def retrieval_of_ranker(ranker: "RankerCheckpoint", config: Path | None) -> "Checkpoint | None":
+    """The model whose candidates a ranker has learned from, where `config` says, else where it was; None = none.
+
+    Raises ArtifactError when it is another one.
+    """
+    from millirec.config import RankerRun, load_run
+    from millirec.models.checkpoint import Checkpoint
+    from millirec.train.candidates import candidates_of, retrieval_of
+
+    if candidates_of(ranker) is None:
+        return None
+    run = None if config is None else load_run(config)
+    where = (run.retrieval if isinstance(run, RankerRun) else None) or ranker.provenance.retrieval
+    if not where:
+        return None
+    model, known = Checkpoint.load(Path(where)), retrieval_of(ranker)
+    if known is not None and model.content_hash != known:
+        raise ArtifactError(f"{where} is not the model whose candidates the ranker has learned from", _OTHER)
+    return model
+
+
+_OTHER = "name the right checkpoint as $.retrieval in -c run.toml, or train the ranker again"
+
+
 def read_for_ranker(ranker: "RankerCheckpoint", source: "SourceConfig | None", split: "RowSplit | None") -> "Dataset":
     """The data that it was trained on, split as then; `source` and `split` where they are told otherwise."""
     from millirec.config import convert
-    from millirec.data.features import RowSplit, split_rows
-    from millirec.data.labels import labels_of
+    from millirec.data.features import RowSplit
     from millirec.data.sources import SourceConfig, read
+    from millirec.train.candidates import candidates_of
 
     known = ranker.provenance
     if source is None and not known.source:
         raise ConfigError("the ranker does not say where its data is", "give -c run.toml")
     dataset = read(source or convert(known.source, SourceConfig, "provenance.source"))
     split = split or convert(known.split, RowSplit, "provenance.split")
-    dataset = split_rows(dataset, labels_of(dataset, ranker.label), split)
+    dataset = _split(dataset, ranker.label, split, of_rows=candidates_of(ranker) is None)
     if (dataset.fingerprint, dataset.protocol) != (known.fingerprint, known.protocol):
         raise ArtifactError(
             "the data or its split is not what the ranker was trained on: its rows could leak",
@@ -132,21 +203,16 @@ def read_for_ranker(ranker: "RankerCheckpoint", source: "SourceConfig | None", s
 
 
 def _differences(
-    paths: list[Path], rankers: "list[RankerCheckpoint]", datasets: "list[Dataset]", role: int
+    paths: list[Path], rankers: "list[RankerCheckpoint]", made: "list[RankingRows]", role: int
 ) -> list[dict[str, Any]]:
     """Of each pair, the first's log loss less the second's, by paired bootstrap and permutation over users."""
-    from millirec.data.features import ranking_rows
-    from millirec.data.labels import labels_of
     from millirec.metrics.bootstrap import paired_difference
     from millirec.metrics.ctr_summary import losses
 
-    first = rankers[0]
     found = []
-    for path, ranker, dataset in zip(paths, rankers, datasets, strict=True):
-        same = (ranker.provenance.fingerprint, ranker.provenance.protocol, ranker.label)
-        if same != (first.provenance.fingerprint, first.provenance.protocol, first.label):
+    for path, ranker, rows in zip(paths, rankers, made, strict=True):
+        if _asked(ranker) != _asked(rankers[0]):
             raise ArtifactError(f"{paths[0]} and {path} cannot be compared", "train both on the same data and split")
-        rows, _ = ranking_rows(dataset, labels_of(dataset, ranker.label), ranker.featuriser)
         part = rows.part(role)
         chances = ranker.chances(rows.features.take(part))
         found.append(losses(rows.labels[part], chances))
@@ -157,6 +223,14 @@ def _differences(
         out.append({"a": a, "b": b, "metric": "log_loss", "difference": gap.mean, **gap._asdict()})
         out[-1].pop("mean")
     return out
+
+
+def _asked(ranker: "RankerCheckpoint") -> tuple[object, ...]:
+    """What decides the rows that a ranker is measured on."""
+    from millirec.train.candidates import candidates_of, retrieval_of
+
+    known = ranker.provenance
+    return known.fingerprint, known.protocol, ranker.label, candidates_of(ranker), retrieval_of(ranker)
 
 
 _COLUMNS = ["metric", "value", "95 % interval", "uncalibrated"]

@@ -20,7 +20,8 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     """Which data a model has learned from.
 
     `source`, `split` and `thin` are the settings that read it again; `fingerprint` is the hash of the whole data set;
-    `trained_until` is the time (ms) of the newest training event.
+    `trained_until` is the time (ms) of the newest training event. `retrieval`: of a ranker of candidates, the folder of
+    the model that found them.
     """
 
     fingerprint: str
@@ -30,3 +31,4 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True):
     source: dict[str, Any] = {}
     split: dict[str, Any] = {}
     thin: dict[str, Any] = {}
+    retrieval: str = ""

@@ -65,7 +65,7 @@ def _check_pre_ranker(use: VariantRanker, cascade: CascadeConfig) -> None:
 def _loaded(where: str, config: FrontierConfig, dataset: Dataset) -> RankerCheckpoint:
     """A ranker that can be packed and measured with this data."""
     folder = Path(where)
-    if not is_ranker(folder) or (folder / "manifest.json").exists():  # a bundle has its own `ranker.json`
+    if not is_ranker(folder):
         raise ArtifactError(f"{folder} holds none", "give the checkpoint of a run with a [ranker]")
     ranker = RankerCheckpoint.load(folder)
     _check_data(ranker, dataset)

@@ -91,6 +91,8 @@ class Checkpoint:
     def load(cls, folder: Path) -> "Checkpoint":
         """The inverse of `save`. Raises ArtifactError when a file is missing, damaged or of another schema."""
         settle(folder)
+        if (folder / "manifest.json").exists():
+            raise ArtifactError(f"{folder}: is a bundle, not a checkpoint", "give the checkpoint that it was made of")
         if (folder / "ranker.json").exists():
             raise ArtifactError(f"{folder}: holds a ranker, not a model", "give the checkpoint of a run with a [model]")
         try:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from millirec.data.dataset import TRAIN, VALIDATION, Dataset
+from millirec.data.dataset import TEST, TRAIN, VALIDATION, Dataset
 from millirec.data.errors import ArtifactError, ConfigError, DataError
 from millirec.data.features import (
     Featuriser,
@@ -36,7 +36,7 @@ from millirec.train.evaluate import hide_seen, known_scores, questions, sample_t
 class CandidateConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which rows are made.
 
-    `targets`: events of the validation part that are asked for, drawn at random (0 = all). `candidates`: what the
+    `targets`: events of a part that are asked for, drawn at random (0 = all). `candidates`: what the
     retrieval finds for each. `negatives`: how many of those that were not taken become rows, drawn at random.
     `held_out`: the newest share of the targets, which decides when to stop.
     """
@@ -64,27 +64,57 @@ class Found:
     scores: NDArray[np.float32]
 
 
-def found_for(checkpoint: Checkpoint, dataset: Dataset, config: CandidateConfig) -> Found:
+def check_retrieval(checkpoint: Checkpoint, dataset: Dataset, what: str) -> None:
+    """Raises ArtifactError, which names `what`, for a model of other data or another split: it could have learned from
+    what it is asked for.
+    """
+    known, own = checkpoint.provenance, (dataset.fingerprint, dataset.protocol)
+    if (known.fingerprint, known.protocol) != own:
+        other = "data" if known.fingerprint != own[0] else f"split ({known.protocol})"
+        raise ArtifactError(
+            f"{what}: the model was trained with other {other} than the ranker ({own[1]})",
+            'train both on the same [data] with the same [split] kind = "global-time"',
+        )
+
+
+def found_for(checkpoint: Checkpoint, dataset: Dataset, config: CandidateConfig, *, test: bool = False) -> Found:
     """Ask a sequence model for the targets of the validation part, which it has not learned from.
 
-    Raises ConfigError for a model without user vectors, ArtifactError when its catalogue is another.
+    `test`: and then for those of the test part, to measure. A model that recommends again what was seen is asked for
+    that as well. Raises ConfigError for a model without user vectors, ArtifactError when its catalogue is another.
     """
     network, n = checkpoint.network(), min(config.candidates, len(dataset.items))
     if not isinstance(network, SequenceModel):
         raise ConfigError("this model has no user vectors", "use a sequence model, such as sasrec")
     if checkpoint.catalog.vocabulary.ids != dataset.items.vocabulary.ids:
         raise ArtifactError("the model has another catalogue than the data", "use the data that it was trained on")
-    asked = sample_targets(dataset, VALIDATION, config.targets, repeats=False, seed=config.seed)
+    repeats = any(step.settings.get("repeats") is True for step in checkpoint.lineage)
+    parts = (VALIDATION, TEST) if test else (VALIDATION,)
+    asked = _joined(
+        [sample_targets(dataset, part, config.targets, repeats=repeats, seed=config.seed) for part in parts]
+    )
     rows, scores = np.zeros((len(asked), n), np.int32), np.zeros((len(asked), n), np.float32)
     seq = dataset.sequences
     with torch.inference_mode():
         scorer = catalog_scorer(network)
         for which, inputs in questions(dataset, asked, max_length(checkpoint.config), torch.device("cpu")):
             every = known_scores(scorer, inputs)
-            hide_seen(every, seq.items, asked.places[which], asked.starts[which])
+            if not repeats:
+                hide_seen(every, seq.items, asked.places[which], asked.starts[which])
             best = every.topk(n, dim=1)
             rows[which], scores[which] = best.indices.int().numpy(), best.values.numpy()
     return Found(asked, rows, scores)
+
+
+def _joined(parts: list[Targets]) -> Targets:
+    places, starts = (np.concatenate([getattr(part, name) for part in parts]) for name in ("places", "starts"))
+    return Targets(places, starts, sum(part.n_repeats for part in parts), sum(part.n_cold for part in parts))
+
+
+def retrieval_of(checkpoint: RankerCheckpoint) -> str | None:
+    """The content hash of the model whose candidates a ranker has learned from, where its lineage tells it."""
+    found = (step.settings["retrieval"] for step in checkpoint.lineage if "retrieval" in step.settings)
+    return next(found, None)
 
 
 def candidates_of(checkpoint: RankerCheckpoint) -> CandidateConfig | None:
@@ -104,9 +134,10 @@ def candidate_rows(
 ) -> tuple[RankingRows, Featuriser]:
     """A row for what was taken next, where the retrieval had found it, and for some of what was not.
 
-    Each row knows the events before its target's millisecond, as a server would; `context.retrieval_score` and
-    `context.retrieval_rank` tell what the retrieval said. `label` says what features count as a success; the label of
-    a row is whether the item was taken. Features are learned from the training rows, or given.
+    Each row knows the events before its target's millisecond, as a server would, and the context of its target;
+    `context.retrieval_score` and `context.retrieval_rank` tell what the retrieval said. `label` says what features
+    count as a success; the label of a row is whether the item was taken. Features are learned from the training rows,
+    or given. Rows of targets of the test part are its rows.
 
     Raises DataError when the retrieval found none of what was taken.
     """
@@ -117,22 +148,22 @@ def candidate_rows(
     which, at = _chosen(found.rows == seq.items[places][:, None], found.scores, config)
     if not len(which):
         raise DataError("the retrieval found none of the items that were taken", "ask for more targets or candidates")
-    rows = found.rows[which, at]
-    asked = Questions(
-        seq.users[places][which].astype(np.int64),
-        rows.astype(np.int64),
-        seq.times[places][which],
-        {"retrieval_score": found.scores[which, at].astype(np.float64), "retrieval_rank": at + 1.0},
-    )
+    rows, target = found.rows[which, at], places[which]
+    context = {name: column[seq.order[target]] for name, column in dataset.interactions.context.items()}
+    context |= {"retrieval_score": found.scores[which, at].astype(np.float64), "retrieval_rank": at + 1.0}
+    asked = Questions(seq.users[target].astype(np.int64), rows.astype(np.int64), seq.times[target], context)
     keys = Keys(dataset.users, dataset.items)
     keys.check(fields)
-    facts = replayed(known_events(dataset, labels_of(dataset, label)), asked, Needs.of(fields), keys)
-    taken = (rows == seq.items[places][which]).astype(np.int8)
-    roles = np.where(asked.now < np.quantile(asked.now, 1 - config.held_out), TRAIN, VALIDATION).astype(np.uint8)
+    is_test = seq.roles[target] == TEST
+    known = known_events(dataset, labels_of(dataset, label), test=bool(is_test.any()))
+    facts = replayed(known, asked, Needs.of(fields), keys)
+    taken = (rows == seq.items[target]).astype(np.int8)
+    roles = np.where(is_test, TEST, VALIDATION).astype(np.uint8)
+    roles[~is_test & (asked.now < np.quantile(asked.now[~is_test], 1 - config.held_out))] = TRAIN
     train = roles == TRAIN
     featuriser = given or Featuriser.fit(fields, facts.take(train), taken[train], dataset.users, dataset.items)
     users = asked.users.astype(np.int32)
-    return RankingRows(featuriser.features(facts), taken, roles, users, seq.order[places][which]), featuriser
+    return RankingRows(featuriser.features(facts), taken, roles, users, seq.order[target]), featuriser
 
 
 def _chosen(

@@ -5,15 +5,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec.data.dataset import TEST, TRAIN, Dataset
-from millirec.data.errors import ArtifactError, DataError
+from millirec.data.errors import ArtifactError, ConfigError, DataError
 from millirec.data.features import RankingRows, ranking_rows, with_tasks
 from millirec.data.labels import MAIN, UNLABELLED, labels_of, tasks_of
 from millirec.metrics import ctr
 from millirec.metrics.ctr_summary import auc_interval, summarise_chances
 from millirec.metrics.summary import Figure
 from millirec.models.base import MultiTask
+from millirec.models.checkpoint import Checkpoint
 from millirec.models.rankers.calibration import Sigmoid
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of, task_logits_of
+from millirec.train.candidates import candidate_rows, candidates_of, found_for
+
+ASK = "give -c run.toml that names the checkpoint of $.retrieval"
 
 
 class RankerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,21 +38,30 @@ class RankerEvaluation(msgspec.Struct, frozen=True, kw_only=True):
     tasks: dict[str, dict[str, Figure]] = {}
 
 
-def evaluate_ranker(checkpoint: RankerCheckpoint, dataset: Dataset, role: int = TEST) -> RankerEvaluation:
-    """All figures on one part of a data set that `split_rows` has split.
+def rows_of(
+    checkpoint: RankerCheckpoint, dataset: Dataset, retrieval: Checkpoint | None = None, *, test: bool = True
+) -> RankingRows:
+    """The rows of a ranker: those of a log that `split_rows` has split, or what `retrieval` finds in the data.
 
-    Raises ArtifactError when the data has other users or items than those that the ranker was trained on.
+    `test`: candidates of the test part as well.
+    Raises ArtifactError when the data has other users or items than those that the ranker was trained on, ConfigError
+    for a ranker of candidates without a model to ask.
     """
     for kind in ("users", "items"):
         if getattr(dataset, kind).vocabulary.ids != getattr(checkpoint.featuriser, kind).vocabulary.ids:
             raise ArtifactError(f"the data has other {kind} than the ranker knows", "give the data it was trained on")
-    rows, _ = ranking_rows(dataset, labels_of(dataset, checkpoint.label), checkpoint.featuriser)
-    rows = with_tasks(rows, tasks_of(dataset, checkpoint.label))
-    return evaluate_rows(checkpoint, rows, dataset.protocol, role)
+    candidates = candidates_of(checkpoint)
+    if candidates is None:
+        rows, _ = ranking_rows(dataset, labels_of(dataset, checkpoint.label), checkpoint.featuriser)
+        return with_tasks(rows, tasks_of(dataset, checkpoint.label))
+    if retrieval is None:
+        raise ConfigError("the ranker has learned from what a retrieval found, and no model is here to ask", ASK)
+    found = found_for(retrieval, dataset, candidates, test=test)
+    return candidate_rows(dataset, checkpoint.label, found, checkpoint.featuriser, candidates)[0]
 
 
 def evaluate_rows(checkpoint: RankerCheckpoint, rows: RankingRows, protocol: str, role: int = TEST) -> RankerEvaluation:
-    """`evaluate_ranker` on rows that are made already."""
+    """All figures on one part of the rows of a ranker."""
     part = rows.part(role)
     if not len(part):
         raise DataError(f"no rows in this part under {protocol}", "measure another part")

@@ -14,12 +14,13 @@ from millirec.data.features import Featuriser, FieldConfig, RankingRows, ranking
 from millirec.data.labels import LabelConfig, labels_of, tasks_of
 from millirec.data.lineage import Provenance, Step
 from millirec.metrics import ctr
+from millirec.models.checkpoint import Checkpoint
 from millirec.models.rankers.calibration import Calibration
 from millirec.models.rankers.checkpoint import RankerCheckpoint, logits_of
 from millirec.models.rankers.config import RankerConfig, build_ranker
 from millirec.models.rankers.trees import Trees
 from millirec.train.calibrate import Method, calibrated
-from millirec.train.candidates import CandidateConfig
+from millirec.train.candidates import CandidateConfig, candidate_rows, found_for
 from millirec.train.fit import provenance_of
 from millirec.train.grow import grow
 from millirec.train.journal import Journal
@@ -30,13 +31,17 @@ from millirec.train.rank_trainer import RankTrainer
 
 
 class RankerPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """What a success is, what is known of a row, which ranker learns it, and how."""
+    """What a success is, what is known of a row, which ranker learns it, and how.
+
+    `candidates`: which rows are made where a retrieval is asked for them.
+    """
 
     label: LabelConfig
     features: tuple[FieldConfig, ...]
     ranker: RankerConfig
     train: RankTrainConfig = RankTrainConfig()
     machine: Machine = Machine()
+    candidates: CandidateConfig = CandidateConfig()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +59,29 @@ class Training:
 
 
 def fit_ranker(
-    dataset: Dataset, plan: RankerPlan, journal: Journal, *, progress: Path | None = None, resume: bool = False
+    dataset: Dataset,
+    plan: RankerPlan,
+    journal: Journal,
+    *,
+    retrieval: Checkpoint | None = None,
+    progress: Path | None = None,
+    resume: bool = False,
 ) -> tuple[RankerCheckpoint, RankingRows]:
     """Learn features and network from the training rows; the validation rows decide when to stop, and calibrate.
 
-    `dataset` has been split by `split_rows`. `progress` is the folder of a resumable state; trees start anew. The
-    caller adds to the provenance the settings that read the data again.
+    `dataset` has been split by `split_rows`, or as that of the `retrieval` was whose candidates become the rows.
+    `progress` is the folder of a resumable state; trees start anew. The caller adds to the provenance the settings that
+    read the data again.
     """
-    rows, featuriser = ranking_rows(dataset, labels_of(dataset, plan.label), plan.features)
-    rows = with_tasks(rows, tasks_of(dataset, plan.label))
-    what = RankerRows(rows, featuriser, plan.label, provenance_of(dataset))
+    if retrieval is None:
+        rows, featuriser = ranking_rows(dataset, labels_of(dataset, plan.label), plan.features)
+        rows = with_tasks(rows, tasks_of(dataset, plan.label))
+        what = RankerRows(rows, featuriser, plan.label, provenance_of(dataset))
+    else:
+        found = found_for(retrieval, dataset, plan.candidates, test=True)
+        rows, featuriser = candidate_rows(dataset, plan.label, found, plan.features, plan.candidates)
+        asked = plan.candidates, retrieval.content_hash
+        what = RankerRows(rows, featuriser, plan.label, provenance_of(dataset), *asked)
     how = Training(train=plan.train, machine=plan.machine, journal=journal, progress=progress, resume=resume)
     return fit_rows(what, plan.ranker, how), rows
 
@@ -72,7 +90,7 @@ class RankerRows(NamedTuple):
     """Rows to learn from, however they were made, and what they were made of.
 
     `candidates`: how `candidate_rows` made them; None = they are rows of the log. It goes into the lineage, so that
-    what compresses the ranker learns from such rows too.
+    what compresses the ranker learns from such rows too; so does `retrieval`, the content hash of the model asked.
     """
 
     rows: RankingRows
@@ -80,6 +98,7 @@ class RankerRows(NamedTuple):
     label: LabelConfig
     provenance: Provenance
     candidates: CandidateConfig | None = None
+    retrieval: str | None = None
 
 
 def fit_rows(what: RankerRows, ranker: RankerConfig, how: Training) -> RankerCheckpoint:
@@ -93,6 +112,8 @@ def fit_rows(what: RankerRows, ranker: RankerConfig, how: Training) -> RankerChe
     settings = msgspec.to_builtins(how.train) | {"seed": how.machine.seed, "device": how.machine.device}
     if what.candidates is not None:
         settings["candidates"] = msgspec.to_builtins(what.candidates)
+    if what.retrieval is not None:
+        settings["retrieval"] = what.retrieval
     return RankerCheckpoint(
         config=ranker,
         parameters={name: value.cpu() for name, value in found.parameters.items()},

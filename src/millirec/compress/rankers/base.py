@@ -11,13 +11,13 @@ from torch import nn
 from millirec.compress.sparsity import keep_zeros
 from millirec.data.dataset import Dataset
 from millirec.data.errors import ConfigError
-from millirec.data.features import Featuriser, RankingRows, Schema, ranking_rows, with_tasks
-from millirec.data.labels import labels_of, tasks_of
+from millirec.data.features import Featuriser, RankingRows, Schema
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import RankerConfig
 from millirec.models.rankers.trees import TreesConfig
-from millirec.train.candidates import candidate_rows, candidates_of, found_for
+from millirec.train.candidates import candidates_of
+from millirec.train.evaluate_ranker import rows_of
 from millirec.train.fit_ranker import Training, learned, settled
 from millirec.train.journal import Journal, Silent
 from millirec.train.machine import Machine
@@ -57,17 +57,12 @@ class RankerWorkshop:
         return self._last[0][1]
 
     def _rows(self, checkpoint: RankerCheckpoint) -> RankingRows:
-        dataset, candidates = self.dataset, candidates_of(checkpoint)
-        if candidates is None:
-            rows, _ = ranking_rows(dataset, labels_of(dataset, checkpoint.label), checkpoint.featuriser)
-            return with_tasks(rows, tasks_of(dataset, checkpoint.label))
-        if self.retrieval is None:
+        if candidates_of(checkpoint) is not None and self.retrieval is None:
             raise ConfigError(
                 "the ranker has learned from what a retrieval found, and no model is here to ask",
                 "make it smaller as a variant of `millirec frontier`, whose teacher is asked",
             )
-        found = found_for(self.retrieval, dataset, candidates)
-        return candidate_rows(dataset, checkpoint.label, found, checkpoint.featuriser, candidates)[0]
+        return rows_of(checkpoint, self.dataset, self.retrieval, test=False)
 
 
 class RankerCompression(Protocol):

@@ -110,6 +110,8 @@ class RankerCheckpoint:
     def load(cls, folder: Path) -> "RankerCheckpoint":
         """The inverse of `save`. Raises ArtifactError when a file is missing, damaged or of another schema."""
         settle(folder)
+        if (folder / "manifest.json").exists():
+            raise ArtifactError(f"{folder}: is a bundle, not a checkpoint", "give the checkpoint that it was made of")
         try:
             raw = msgspec.json.decode((folder / _HEAD).read_bytes())
             if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
@@ -134,8 +136,8 @@ class RankerCheckpoint:
 
 
 def is_ranker(folder: Path) -> bool:
-    """Whether a folder holds a ranker rather than another artifact."""
-    return (folder / _HEAD).exists()
+    """Whether a folder holds a ranker rather than another artifact, such as a bundle with a ranker in it."""
+    return (folder / _HEAD).exists() and not (folder / "manifest.json").exists()
 
 
 def logits_of(network: nn.Module, features: Features) -> NDArray[np.float64]:
