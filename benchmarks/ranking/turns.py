@@ -12,6 +12,7 @@ from millirec.data.event import Event
 from millirec.data.history import HistoryLimits
 from millirec.engine.state import StateStore, StoreSettings
 
+_FEED = 5_000
 Way = Callable[[Query], Ranking]
 
 
@@ -37,7 +38,9 @@ def in_turns(
     log, users, items = dataset.interactions, dataset.users.vocabulary, dataset.items.vocabulary
     by_time = np.argsort(log.times, kind="stable")
     is_test = dataset.roles[by_time] == TEST
-    store.append([event_of(dataset, int(place)) for place in by_time[~is_test]])
+    older = by_time[~is_test]
+    for at in range(0, len(older), _FEED):
+        store.submit([event_of(dataset, int(place)) for place in older[at : at + _FEED]]).result()
     for place in by_time[is_test][:most].tolist():
         query = Query(user=users.id(int(log.users[place])), time=int(log.times[place]), k=k)
         yield Turn(place, items.id(int(log.items[place])), {name: way(query) for name, way in ways.items()})

@@ -198,6 +198,19 @@ def test_a_search_that_hangs_leaves_the_popular_ones(clock: Clock, monkeypatch: 
     released.set()
 
 
+def test_the_worst_time_of_late_decides_whether_a_stage_is_waited_for(clock: Clock) -> None:
+    costs = Costs()
+    for seconds in (1.0, 3.0, 1.0):
+        costs.took("a", seconds)
+    assert costs.is_trial("a", clock.now + 2.9)  # 3 seconds, a little faded
+    assert not costs.is_trial("a", clock.now + 2.95)
+    for _ in range(60):
+        costs.took("a", 1.0)
+    assert not costs.is_trial("a", clock.now + 1.0)
+    assert costs.is_trial("a", clock.now + 0.9)
+    assert not costs.is_trial("never timed", clock.now)
+
+
 def test_costs_follow_and_forget(clock: Clock) -> None:
     costs = Costs()
     assert costs.fits("a", clock.now)

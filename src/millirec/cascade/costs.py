@@ -4,6 +4,7 @@ from time import perf_counter
 
 _UP, _DOWN = 0.5, 0.1  # how fast an expectation follows a slower, and a faster, stage
 _FORGET = 0.99
+_FADE = 0.98  # of the worst time of late, with each time that comes after it
 
 
 class Costs:
@@ -14,7 +15,7 @@ class Costs:
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._last: dict[str, float] = {}
+        self._worst: dict[str, float] = {}
         self.busy: set[str] = set()
 
     def expected(self, name: str) -> float:
@@ -45,12 +46,12 @@ class Costs:
         return False
 
     def is_trial(self, name: str, due: float) -> bool:
-        """Whether a stage that took as long as the last time would not end by `due`: it is expected to out of hope."""
-        return perf_counter() + self._last.get(name, 0.0) > due
+        """Whether a stage that took as long as the worst time of late would not end by `due`."""
+        return perf_counter() + self._worst.get(name, 0.0) > due
 
     def took(self, name: str, seconds: float) -> None:
         """Note what a stage took."""
-        self._last[name] = seconds
+        self._worst[name] = max(seconds, self._worst.get(name, 0.0) * _FADE)
         old = self._seconds.get(name)
         if old is None:
             self._seconds[name] = seconds
