@@ -1,14 +1,14 @@
 """Deadlines with a ranker that is far too slow: are they kept over HTTP, and what do the answers lose?
 
-    python -m benchmarks.ranking.deadline            some six minutes; trains the models at first
+    python -m benchmarks.ranking.deadline            ten minutes; `pre_rank` trains the models
     python -m benchmarks.ranking.deadline --table    only the table in docs/cascade.md
 
-The retrieval of `early_exit` on MovieLens-100k under global time; a trained pre-ranker of one small layer chooses 200
-of 500 candidates for a trained ranker of two hidden layers so wide that these take tens of milliseconds.
-Under each deadline: the first events of the test part, asked one after the
-other in turns (what quality is left, and which stage the answers come from), and a load of `--rate` questions a second
-with a history of 50 events over HTTP, with Poisson arrivals (latency as the client sees it, from the scheduled time).
-Leaves benchmarks/results/ranking-deadline.json.
+The cascade of `pre_rank` on MovieLens-1M under global time: retrieve 1,000, pre-rank, rank 200. The ranker's hidden
+layers are widened by neurons that say nothing, so that it answers alike and 200 candidates take tens of milliseconds.
+Under each deadline: the first events of the test part, asked one after the other in turns (what quality is left, and
+which stage the answers come from), and a load of `--rate` questions a second with a history of 50 events over HTTP,
+with Poisson arrivals (latency as the client sees it, from the scheduled time). Leaves
+benchmarks/results/ranking-deadline.json.
 """
 
 import argparse
@@ -26,18 +26,24 @@ from numpy.typing import NDArray
 from benchmarks.deadline import TOLERANCE_MS, over_http
 from benchmarks.machine import describe
 from benchmarks.paste import ROOT, paste, table
-from benchmarks.ranking.early_exit import FOLDER, part_of, retrieved
+from benchmarks.ranking.pre_rank import FOLDER, MANY, PRE_RANKER
 from benchmarks.ranking.turns import Way, gain, in_turns, store_for
-from millirec.bundle import Bundle, PackConfig, pack
+from benchmarks.ranking.two_stage import LABEL, ranked, retrieved
+from millirec.bundle import Bundle, PackConfig, RankerPart, pack
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Ranking
 from millirec.cascade.scorers import InnerProductScorer, PreRankerScorer, RankerScorer
 from millirec.data.dataset import Dataset
+from millirec.data.features import known_events
+from millirec.data.labels import labels_of
 from millirec.engine.engine import Engine
 from millirec.metrics.bootstrap import paired_difference
+from millirec.models.rankers.checkpoint import RankerCheckpoint
+from millirec.models.rankers.config import build_ranker
+from millirec.models.rankers.dnn import DNNConfig
 
 RESULT = ROOT / "benchmarks" / "results" / "ranking-deadline.json"
-HIDDEN, PRE_HIDDEN, PRE_CANDIDATES = (2048, 2048), (32,), 500
+HIDDEN = (2048, 2048, 64)
 WARM, K = 200, 10
 
 
@@ -62,13 +68,29 @@ class Seen:
 
 
 def made() -> tuple[Bundle, Dataset]:
-    """The cascade: 500 candidates, of which a small ranker leaves 200 to a large one."""
+    """The cascade of `pre_rank`, its ranker slowed down."""
     model, dataset = retrieved()
-    pre = part_of(model, dataset, "pre-ranker", embedding_dim=4, hidden=PRE_HIDDEN, candidates=PRE_CANDIDATES)
-    slow = part_of(model, dataset, "slow-ranker", hidden=HIDDEN, candidates=PRE_CANDIDATES)
-    scorers = (InnerProductScorer(), PreRankerScorer(candidates=PRE_CANDIDATES), RankerScorer(candidates=200))
+    known = known_events(dataset, labels_of(dataset, LABEL))
+    light, whole = (
+        ranked(model, dataset, FOLDER / name, candidates=MANY, **more)[0]
+        for name, more in (("pre-ranker", PRE_RANKER), ("ranker-1000", {}))
+    )
+    scorers = (InnerProductScorer(), PreRankerScorer(candidates=MANY), RankerScorer(candidates=200))
     config = PackConfig(cascade=CascadeConfig(scorers=scorers))
-    return pack(model, FOLDER / "slow.bundle", config, replace(slow, pre=pre)), dataset
+    slow = RankerPart(widened(whole), known, pre=RankerPart(light, known))
+    return pack(model, FOLDER / "slow.bundle", config, slow), dataset
+
+
+def widened(ranker: RankerCheckpoint) -> RankerCheckpoint:
+    """The same ranker with so many neurons that say nothing: it answers alike, and takes its time."""
+    assert isinstance(ranker.config, DNNConfig)
+    config = structs.replace(ranker.config, hidden=HIDDEN)
+    found = build_ranker(config, ranker.featuriser.schema()).state_dict()
+    for name, own in ranker.parameters.items():
+        if found[name].shape != own.shape:
+            found[name].zero_()
+        found[name][tuple(slice(size) for size in own.shape)] = own
+    return replace(ranker, config=config, parameters=dict(found))
 
 
 def replayed(
@@ -107,7 +129,7 @@ def measure(rate: float, seconds: float, deadlines: list[float], n: int) -> dict
         rows.append(row)
         print(json.dumps({name: value for name, value in row.items() if name != "http"}), flush=True)
     medians = {name: round(float(np.median(getattr(seen[0], name))), 2) for name in ("ranker_ms", "pre_ranker_ms")}
-    result: dict[str, Any] = {"hidden": HIDDEN, "pre_hidden": PRE_HIDDEN, "pre_candidates": PRE_CANDIDATES, **medians}
+    result: dict[str, Any] = {"hidden": HIDDEN, "pre_ranker": PRE_RANKER, "candidates": MANY, **medians}
     result["questions"] = len(users)
     result |= {"rate": rate, "seconds": seconds, "load": round(os.getloadavg()[0], 1), "machine": describe()}
     return result | {"rows": rows}

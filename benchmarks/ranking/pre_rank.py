@@ -98,7 +98,7 @@ def measure(n: int) -> dict[str, Any]:
     for name, own in gains.items():
         values = np.array(own)
         found, spread = paired_difference(values, base, groups=users), confidence_interval(values, groups=users)
-        row: dict[str, Any] = {"cascade": name, "ndcg@10": [spread.value, spread.low, spread.high]}
+        row: dict[str, Any] = {"cascade": name, "ndcg@10": [spread.mean, spread.low, spread.high]}
         row["difference"] = [found.mean, found.low, found.high, found.p_value]
         row["p50_us"] = round(float(np.median(micros[name][WARM:])), 1)
         rows.append(row)
