@@ -26,21 +26,19 @@ from numpy.typing import NDArray
 from benchmarks.deadline import TOLERANCE_MS, over_http
 from benchmarks.machine import describe
 from benchmarks.paste import ROOT, paste, table
-from benchmarks.ranking.pre_rank import FOLDER, MANY, PRE_RANKER
+from benchmarks.ranking.pre_rank import FOLDER, MANY, parts
 from benchmarks.ranking.turns import Way, gain, in_turns, store_for
-from benchmarks.ranking.two_stage import LABEL, ranked, retrieved
-from millirec.bundle import Bundle, PackConfig, RankerPart, pack
+from benchmarks.ranking.two_stage import retrieved
+from millirec.bundle import Bundle, PackConfig, pack
 from millirec.cascade.cascade import CascadeConfig
 from millirec.cascade.query import Ranking
 from millirec.cascade.scorers import InnerProductScorer, PreRankerScorer, RankerScorer
 from millirec.data.dataset import Dataset
-from millirec.data.features import known_events
-from millirec.data.labels import labels_of
 from millirec.engine.engine import Engine
 from millirec.metrics.bootstrap import paired_difference
+from millirec.models.rankers.base import DeepConfig
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.models.rankers.config import build_ranker
-from millirec.models.rankers.dnn import DNNConfig
 
 RESULT = ROOT / "benchmarks" / "results" / "ranking-deadline.json"
 HIDDEN = (2048, 2048, 64)
@@ -70,20 +68,16 @@ class Seen:
 def made() -> tuple[Bundle, Dataset]:
     """The cascade of `pre_rank`, its ranker slowed down."""
     model, dataset = retrieved()
-    known = known_events(dataset, labels_of(dataset, LABEL))
-    light, whole = (
-        ranked(model, dataset, FOLDER / name, candidates=MANY, **more)[0]
-        for name, more in (("pre-ranker", PRE_RANKER), ("ranker-1000", {}))
-    )
+    light, heavy = parts(model, dataset)
     scorers = (InnerProductScorer(), PreRankerScorer(candidates=MANY), RankerScorer(candidates=200))
     config = PackConfig(cascade=CascadeConfig(scorers=scorers))
-    slow = RankerPart(widened(whole), known, pre=RankerPart(light, known))
+    slow = replace(heavy, checkpoint=widened(heavy.checkpoint), pre=light)
     return pack(model, FOLDER / "slow.bundle", config, slow), dataset
 
 
 def widened(ranker: RankerCheckpoint) -> RankerCheckpoint:
     """The same ranker with so many neurons that say nothing: it answers alike, and takes its time."""
-    assert isinstance(ranker.config, DNNConfig)
+    assert isinstance(ranker.config, DeepConfig)
     config = structs.replace(ranker.config, hidden=HIDDEN)
     found = build_ranker(config, ranker.featuriser.schema()).state_dict()
     for name, own in ranker.parameters.items():
@@ -129,7 +123,7 @@ def measure(rate: float, seconds: float, deadlines: list[float], n: int) -> dict
         rows.append(row)
         print(json.dumps({name: value for name, value in row.items() if name != "http"}), flush=True)
     medians = {name: round(float(np.median(getattr(seen[0], name))), 2) for name in ("ranker_ms", "pre_ranker_ms")}
-    result: dict[str, Any] = {"hidden": HIDDEN, "pre_ranker": PRE_RANKER, "candidates": MANY, **medians}
+    result: dict[str, Any] = {"hidden": HIDDEN, "candidates": MANY, **medians}
     result["questions"] = len(users)
     result |= {"rate": rate, "seconds": seconds, "load": round(os.getloadavg()[0], 1), "machine": describe()}
     return result | {"rows": rows}

@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 import tomllib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -77,18 +78,25 @@ def retrieved() -> tuple[Checkpoint, Dataset]:
 
 
 def ranked(
-    model: Checkpoint, dataset: Dataset, folder: Path, *, again: bool = False, candidates: int = 200, **more: Any
+    model: Checkpoint,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    again: bool = False,
+    features: Collection[str] = (),
+    **more: Any,
 ) -> tuple[RankerCheckpoint, dict[str, Any]]:
-    """A ranker of so many of the model's candidates, and what it cost in CPU seconds.
+    """A ranker of the model's candidates, and what it cost in CPU seconds.
 
-    `more`: settings of the ranker that differ from two_stage.toml.
+    `features`: names of those that it reads; none = all. `more`: settings of it that differ from two_stage.toml.
     """
     costs = folder.with_name(f"{folder.name}-cost.json")
     if folder.exists() and not again:
         return RankerCheckpoint.load(folder), json.loads(costs.read_text())
     started = time.process_time()
-    fields: list[FieldConfig] = convert(SPEC["features"], list[FieldConfig], "features")
-    asked: CandidateConfig = convert(SPEC["candidates"] | {"candidates": candidates}, CandidateConfig, "candidates")
+    chosen = [field for field in SPEC["features"] if not features or field["name"] in features]
+    fields: list[FieldConfig] = convert(chosen, list[FieldConfig], "features")
+    asked: CandidateConfig = convert(SPEC["candidates"], CandidateConfig, "candidates")
     found = found_for(model, dataset, asked)
     rows, featuriser = candidate_rows(dataset, LABEL, found, fields, asked)
     made = time.process_time()

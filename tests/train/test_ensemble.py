@@ -15,12 +15,19 @@ from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.split import LeaveLastOut, split, targets
 from millirec.models.base import Inputs, Ranker
 from millirec.models.checkpoint import Checkpoint, Provenance
+from millirec.models.ease import EASEConfig
 from millirec.models.gru4rec import GRU4RecConfig
 from millirec.models.hstu import HSTUConfig
 from millirec.models.linear_recurrent import LinearRecurrentConfig
+from millirec.models.markov import MarkovConfig
 from millirec.models.popularity import PopularityConfig
 from millirec.train.ensemble import Ensemble, fitted_shares, fitted_weights, likeliest, likeliest_sum, newest
 from millirec.train.evaluate import rank_targets
+from millirec.train.fit import fit
+from millirec.train.fusion import Fused, Fusion
+from millirec.train.journal import Silent
+from millirec.train.machine import Machine
+from millirec.train.trainer import TrainConfig
 from tests.logs import dataset_of
 from tests.networks import N_ITEMS, network, small
 
@@ -118,10 +125,34 @@ def test_members_that_cannot_be_mixed_are_refused(dataset: Dataset, members: lis
     other = replace(members[1], catalog=Catalog(Vocabulary([f"x{row}" for row in range(N_ITEMS)])))
     with pytest.raises(ArtifactError, match="member 2 knows other items"):
         Ensemble([members[0], other])
-    config = PopularityConfig()
-    popular = replace(members[0], config=config, parameters=network(config).state_dict())
-    with pytest.raises(ConfigError, match="member 2: Popularity gives no logits"):
-        Ensemble([members[0], popular])
+    config = EASEConfig()
+    closed = replace(members[0], config=config, parameters=network(config).state_dict())
+    with pytest.raises(ConfigError, match="member 2: EASE gives no logits"):
+        Ensemble([members[0], closed])
+    counted = replace(members[0], config=PopularityConfig(), parameters=network(PopularityConfig()).state_dict())
+    with pytest.raises(ConfigError, match="member 2: a Popularity cannot be packed"):
+        Fused([members[0], counted], Fusion([1.0, 1.0]))
+
+
+def test_votes_are_mixed_as_shares(dataset: Dataset, members: list[Checkpoint]) -> None:
+    """A chain of counted transitions beside a network; where nobody has voted all are alike."""
+    chain = fit(dataset, MarkovConfig(shrink=0.0), TrainConfig(), Machine(threads=1), Silent())
+    counts = chain.network()
+    seq = dataset.sequences
+    items = np.array([[1, 2], [3, 4]], np.int32)
+    inputs = Inputs.of(encode(list(items), [seq.times[:2], seq.times[:2]], 14, [10**6, 10**6]))
+    empty = chain.parameters | {name: torch.zeros_like(chain.parameters[name]) for name in ("chances", "backing")}
+    with torch.inference_mode():
+        found = Ensemble([members[0], chain], [0.75, 0.25]).scores(inputs)[:, 1:].exp().numpy()
+        plain = Ensemble([members[0]]).scores(inputs)[:, 1:].exp().numpy()
+        none = Ensemble([replace(chain, parameters=empty)]).scores(inputs)[:, 1:].exp().numpy()
+        votes = counts.scores(inputs)[:, 1:].numpy()
+    np.testing.assert_allclose(none, 1 / N_ITEMS, rtol=1e-5)
+    want = 0.75 * plain + 0.25 * votes / votes.sum(1, keepdims=True)
+    np.testing.assert_allclose(found, want, rtol=1e-4)
+    np.testing.assert_allclose(found.sum(1), 1, rtol=1e-4)
+    assert (votes == 0).any()  # what never followed is not impossible to the mixture
+    assert (found > 0).all()
 
 
 def test_shares_of_a_sum_are_found_again() -> None:

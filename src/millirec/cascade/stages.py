@@ -1,7 +1,11 @@
 """`Step`: a stage under a deadline. `Trial`: a stage that was too slow, tried again without waiting for it too long."""
 
+import os
+import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from time import perf_counter
 from typing import NamedTuple, TypeVar
 
@@ -23,15 +27,18 @@ class Step(NamedTuple):
     is_chosen: bool = False
 
 
-class Trial:
-    """A thread for stages whose last time was too long: they may have become faster, but nobody waits beyond `due`.
+_BEHIND = 10  # how much later than others, as `nice` counts it
 
-    What is not waited for goes on, and is left out until it is done.
+
+class Trial:
+    """A thread for stages whose worst time of late was too long: they may end in time, but nobody waits beyond `due`.
+
+    What is not waited for goes on, and is left out until it is done. Whoever answers meanwhile goes first.
     """
 
     def __init__(self, costs: Costs) -> None:
         self._costs = costs
-        self._thread = ThreadPoolExecutor(1, "millirec-trial")
+        self._thread = ThreadPoolExecutor(1, "millirec-trial", _step_back)
 
     def run(self, name: str, make: Callable[[], T], due: float) -> T | None:
         """What `make` gives, None when that is not there by `due`. Raises what it raises by then."""
@@ -49,3 +56,10 @@ class Trial:
         future: Future[T] = self._thread.submit(timed)
         wait([future], max(due - perf_counter(), 0.0))
         return future.result() if future.done() else None
+
+
+def _step_back() -> None:
+    """Let other threads have the processor first, where the system can say so of a thread."""
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _BEHIND)

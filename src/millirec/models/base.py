@@ -199,6 +199,13 @@ class ClosedForm(Protocol):
         """Learn from training events given as columns (n,): user rows, item rows, milliseconds."""
 
 
+@runtime_checkable
+class Votes(Protocol):
+    """A baseline whose scores are at least 0, such as counts: their shares say what it expects."""
+
+    votes: bool
+
+
 def catalog_scores(model: SequenceModel | Ranker, inputs: Inputs) -> Tensor:
     """Scores of the whole catalogue, (B, n_items + 1), from either kind of model."""
     return catalog_scorer(model)(inputs)

@@ -34,6 +34,8 @@ class ItemKNNConfig(
 class ItemKNN(nn.Module):
     """Sparse: each item keeps the rows and similarities of its nearest items only."""
 
+    votes = True
+
     rows: Tensor
     similarities: Tensor
 

@@ -37,6 +37,8 @@ class Markov(nn.Module):
     that of all events. Transitions are between neighbouring events of a user or session, repeats included.
     """
 
+    votes = True
+
     rows: Tensor
     chances: Tensor
     shares: Tensor

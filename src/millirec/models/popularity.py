@@ -31,6 +31,8 @@ class PopularityConfig(
 class Popularity(nn.Module):
     """The score of an item is its number of events, whoever asks."""
 
+    votes = True
+
     counts: Tensor
 
     def __init__(self, config: PopularityConfig, n_items: int) -> None:

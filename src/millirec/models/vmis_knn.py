@@ -44,6 +44,8 @@ class VMISKNN(nn.Module):
     ends; `idf` (n_items + 1,): log of all sessions over those with the item.
     """
 
+    votes = True
+
     item_stops: Tensor
     item_sessions: Tensor
     session_stops: Tensor

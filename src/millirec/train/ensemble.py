@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from millirec.data.dataset import VALIDATION, Dataset
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.split import targets
-from millirec.models.base import Inputs, SequenceModel, catalog_scores
+from millirec.models.base import Inputs, SequenceModel, Votes, catalog_scores
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import max_length
 from millirec.train.evaluate import questions, sample_targets
@@ -25,9 +25,10 @@ NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once when shares are fitted
 class Ensemble(nn.Module):
     """The weighted mean of the softmaxes of several checkpoints. It is a `Ranker`.
 
-    Scores are the logarithms of that mean: each member's logits have a scale of their own, its softmax has none.
-    `weights` (K,) sum up to 1. Each member reads as much of a history as its config says. Raises ArtifactError when
-    members know different items, ConfigError when one has no logits.
+    Scores are the logarithms of that mean: each member's logits have a scale of their own, its softmax has none. Of a
+    baseline that counts votes their shares are mixed. `weights` (K,) sum up to 1. Each member reads as much of a
+    history as its config says. Raises ArtifactError when members know different items, ConfigError when one has
+    neither logits nor votes.
     """
 
     weights: Tensor
@@ -42,10 +43,10 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(member.network() for member in members)
         self.lengths = [max_length(member.config) for member in members]
         for number, network in enumerate(self.members):
-            if not isinstance(network, SequenceModel):
+            if not isinstance(network, SequenceModel | Votes):
                 raise ConfigError(
-                    f"member {number + 1}: {type(network).__name__} gives no logits that could be mixed",
-                    "choose networks",
+                    f"member {number + 1}: {type(network).__name__} gives no logits that could be mixed, and no votes",
+                    "choose networks, or baselines that count",
                 )
         given = torch.ones(len(members)) if weights is None else torch.tensor(weights, dtype=torch.float32)
         self.register_buffer("weights", given / given.sum())
@@ -64,9 +65,16 @@ class Ensemble(nn.Module):
         """What each member expects, (K, B, n_items + 1): logarithms, -inf at row 0."""
         found = []
         for network, length in zip(self.members, self.lengths, strict=True):
-            logits = catalog_scores(network, newest(inputs, length)).float()  # type: ignore[arg-type]
-            found.append(torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:].log_softmax(1)], 1))
+            scores = catalog_scores(network, newest(inputs, length)).float()  # type: ignore[arg-type]
+            own = _shares(scores[:, 1:]).log() if isinstance(network, Votes) else scores[:, 1:].log_softmax(1)
+            found.append(torch.cat([torch.full_like(scores[:, :1], -torch.inf), own], 1))
         return torch.stack(found)
+
+
+def _shares(votes: Tensor) -> Tensor:
+    """Of votes (B, n) for each item; all alike where there are none."""
+    total = votes.sum(1, keepdim=True)
+    return torch.where(total > 0, votes / total.clamp_min(1e-30), 1 / votes.shape[1])
 
 
 def newest(inputs: Inputs, length: int) -> Inputs:

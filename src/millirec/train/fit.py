@@ -48,7 +48,8 @@ def fit(
     began = time.monotonic()
     _fit_at_once(network, dataset)
     metrics = validated(network, dataset, model, repeats=train.repeats)
-    step = Step(name="train", settings=msgspec.to_builtins(model), seconds=time.monotonic() - began)
+    settings = msgspec.to_builtins(model) | {"repeats": train.repeats}  # what it is asked for is the same again later
+    step = Step(name="train", settings=settings, seconds=time.monotonic() - began)
     return _checkpoint(dataset, model, network.state_dict(), step, metrics)
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from millirec.data.dataset import Dataset
 from millirec.data.errors import ConfigError
-from millirec.models.base import Inputs, catalog_scores
+from millirec.models.base import Inputs, SequenceModel, catalog_scores
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.fusion import FusionConfig, ReciprocalRank, Stacked, fused, places
 from millirec.train.ensemble import NUMBERS, Ensemble, fitted_shares, newest, validation_logs
@@ -29,12 +29,18 @@ class Fusion(NamedTuple):
 class Fused(nn.Module):
     """What a bundle of these checkpoints says (`millirec.bundle.pack_ensemble`). It is a `Ranker`.
 
-    Raises ArtifactError and ConfigError where `Ensemble` does.
+    Raises ArtifactError and ConfigError where `Ensemble` does, and for baselines, which no bundle holds.
     """
 
     def __init__(self, members: Sequence[Checkpoint], fusion: Fusion) -> None:
         super().__init__()
         self.ensemble, self.fusion = Ensemble(members), fusion
+        for number, network in enumerate(self.ensemble.members):
+            if not isinstance(network, SequenceModel):
+                kind = type(network).__name__
+                raise ConfigError(
+                    f"member {number + 1}: a {kind} cannot be packed", "choose networks, or mix by chances"
+                )
 
     @property
     def max_length(self) -> int:
