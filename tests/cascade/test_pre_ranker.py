@@ -102,6 +102,18 @@ def test_a_short_list_is_chosen_anew_past_the_cut() -> None:
     assert len(ranker.rows) > 1
 
 
+def test_a_short_list_of_named_items_is_chosen_anew_as_well() -> None:
+    """All candidates are there from the beginning; what the pre-ranker has left out may still be needed."""
+    quota = QuotaSelector(feature="genre", most=1, pool=3)
+    cascade, light, ranker = cascade_of(60, 3, selectors=(quota,)), Ranker(1), Ranker(2)
+    for row in range(N + 1):
+        light.logits[row] += 10.0 * (row % 3 == 0)
+    answer = cascade.run([ask(3, VECTOR, include=list(range(1, 41)), ranker=ranker, pre_ranker=light)])[0]
+    assert len(rows_of(answer)) == 3
+    assert len(ranker.rows[0]) == 3
+    assert len(ranker.rows[-1]) > 3
+
+
 def test_few_candidates_need_no_choice() -> None:
     cascade, light, ranker = cascade_of(60, 20), Ranker(1), Ranker(2)
     cascade.run([ask(5, VECTOR, include=[4, 7, 9], ranker=ranker, pre_ranker=light)])
