@@ -2,6 +2,7 @@
 
     python benchmarks/training/robustness.py                 MovieLens-100k: some minutes on 2 cores
     python benchmarks/training/robustness.py --data ml-1m    MovieLens-1M: about two hours
+    python benchmarks/training/robustness.py --table         only the table in docs/training.md
 
 Leave-last-out, whole catalogue ranked. Every model of one seed is measured on the same targets under the same
 conditions, and compared with the one that was trained without an adversary, paired by target. Writes
@@ -12,15 +13,18 @@ import argparse
 import json
 import os
 import sys
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.machine import describe  # noqa: E402
+from benchmarks.paste import paste, table  # noqa: E402
 from millirec.data.dataset import TEST, Dataset  # noqa: E402
 from millirec.data.sources import MovieLensConfig, read  # noqa: E402
 from millirec.data.split import LeaveLastOut, split, targets  # noqa: E402
@@ -38,6 +42,7 @@ MODEL = SASRecConfig(feed_forward=1, max_length=50)
 TRAIN = TrainConfig(
     batch_size=32, learning_rate=2e-3, warmup_steps=200, epochs=30, schedule="cosine", validate_every=2, patience=30
 )
+SHOWN = ("clean", "random 0.1", "fgm 0.05", "pgd 0.05", "pgd 0.1", "drop 0.2", "swap 0.2", "inject 0.2", "inject 0.4")
 ADVERSARIES: dict[str, AdversarialConfig | None] = {
     "clean": None,
     "fgm 0.1": FGM(epsilon=0.1),
@@ -53,7 +58,11 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", choices=list(ADVERSARIES)[1:], default=list(ADVERSARIES)[1:])
     parser.add_argument("--epochs", type=int, default=TRAIN.epochs)
     parser.add_argument("--threads", type=int, default=0, help="0 = all cores")
+    parser.add_argument("--table", action="store_true", help="only the table in docs/training.md, of MovieLens-100k")
     options = parser.parse_args()
+    if options.table:
+        paste("training.md", "robustness", shown(json.loads((RESULTS / "training-robustness.json").read_text())))
+        return
     folder = Path(os.environ.get("MILLIREC_DATA", ROOT / ".." / "shared" / "data")).resolve()
     dataset = split(read(MovieLensConfig(path=str(folder / options.data))), LeaveLastOut())
     train = msgspec.structs.replace(TRAIN, epochs=options.epochs)
@@ -70,7 +79,7 @@ def main() -> None:
     }
     name = "training-robustness" + ("" if options.data == "ml-100k" else "-ml1m") + ".json"
     (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
-    show(runs)
+    print(shown(result))
 
 
 def one_seed(dataset: Dataset, train: TrainConfig, names: list[str], machine: Machine) -> dict[str, Any]:
@@ -85,18 +94,30 @@ def one_seed(dataset: Dataset, train: TrainConfig, names: list[str], machine: Ma
     return {"seed": machine.seed, "training_seconds": seconds, "report": msgspec.to_builtins(report)}
 
 
-def show(runs: list[dict[str, Any]]) -> None:
-    """NDCG@10 of each adversary under each condition, the mean over the seeds."""
-    cells: dict[tuple[str, str], list[float]] = {}
-    for run in runs:
+def shown(result: dict[str, Any]) -> str:
+    """A row a condition: NDCG@10 of each training, mean and standard deviation over the seeds, and in brackets the
+    seeds in which its 95 % interval of the paired difference to the plain training lies above 0.
+    """
+    cells, wins = defaultdict(list), defaultdict(int)
+    for run in result["runs"]:
         for outcome in run["report"]["outcomes"]:
-            condition = f"{outcome['condition']['kind']} {outcome['condition']['amount']:g}"
-            cells.setdefault((condition, outcome["checkpoint"]), []).append(outcome["ndcg_10"]["value"])
-    names = list(dict.fromkeys(name for _, name in cells))
-    print(" " * 12 + "".join(f"{name:>10}" for name in names))
-    for condition in dict.fromkeys(condition for condition, _ in cells):
-        row = [sum(cells[condition, name]) / len(cells[condition, name]) for name in names]
-        print(f"{condition:12}" + "".join(f"{value:10.4f}" for value in row))
+            cells[_key(outcome), outcome["checkpoint"]].append(outcome["ndcg_10"]["value"])
+        for gap in run["report"]["gaps"]:
+            wins[_key(gap), gap["a"]] += gap["metric"] == "ndcg@10" and gap["low"] > 0
+    names, rows = list(result["adversaries"]), []
+    for condition in SHOWN:
+        row = [condition]
+        for name in names:
+            values = np.array(cells[condition, name])
+            text = f"{values.mean():.4f} ± {values.std(ddof=1) if len(values) > 1 else 0:.4f}"
+            row.append(text if name == "clean" else f"{text} ({wins[condition, name]})")
+        rows.append(row)
+    return table(["histories and vectors", *(f"trained {name}" for name in names)], rows)
+
+
+def _key(entry: dict[str, Any]) -> str:
+    told = entry["condition"]
+    return f"{told['kind']} {told['amount']:g}".removesuffix(" 0")
 
 
 if __name__ == "__main__":
