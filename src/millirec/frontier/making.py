@@ -101,7 +101,7 @@ class Maker:
             model=msgspec.to_builtins(checkpoint.config),
             lineage=checkpoint.lineage,
             training_seconds=round(seconds - own + before, 2),
-            compression_seconds=round(own + took, 2),
+            compression_seconds=round(own + took, 6),
             zeros=zeros,
             parameters=parameters,
             kernels=kernels((bundle.encoder, bundle.step)),
