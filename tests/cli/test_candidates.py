@@ -12,25 +12,12 @@ from millirec.data.dataset import TEST
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.rankers.checkpoint import RankerCheckpoint
 from millirec.train.candidates import candidates_of, retrieval_of
+from tests.cli.test_ranker import RUN
 from tests.cli.test_way import millirec
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-DATA = """
-[data]
-kind = "table"
-path = "FOLDER/events.csv"
-columns = { user = "user", item = "item", time = "time", value = "stars" }
-[data.items]
-path = "FOLDER/items.csv"
-id = "item"
-features = { shop = "categorical" }
-[split]
-kind = "global-time"
-validation = 0.3
-test = 0.2
-[machine]
-threads = 1
-"""
+SPLIT = '[split]\nkind = "global-time"\nvalidation = 0.3\ntest = 0.2\n[machine]\nthreads = 1\n'
+DATA = RUN.split("[label]")[0].replace('name = "NAME"', "") + SPLIT
 MODEL = '[model]\nkind = "gru4rec"\nembedding_dim = 8\nhidden_dim = 8\nmax_length = 10\n[train]\nepochs = 1\n'
 RANKER = """
 retrieval = "FOLDER/runs/model/checkpoint"
@@ -85,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (int(time), f"u{user},i{item},{time},{rng.integers(1, 6)}") for item, time in zip(items, times, strict=True)
         ]
     lines = [line for _, line in sorted(rows)]
-    (folder / "events.csv").write_text("\n".join(["user,item,time,stars", *lines]))
+    (folder / "events.csv").write_text("\n".join(["user,item,time,click", *lines]))
     (folder / "items.csv").write_text("item,shop\n" + "\n".join(f"i{i},{'ab'[i % 2]}" for i in range(60)))
     millirec("train", "-c", written(folder, "model", MODEL))
     told = millirec("train", "-c", written(folder, "ranker", RANKER)).stderr

@@ -56,8 +56,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     that goes on from it by one event, 0 when there is none; `index_recall` the measured recall@10 of the index against
     exact search. `members`: of a bundle with several models; empty where there is one. `fusion`: how their scores
     become one, None = summed. `ranker`: the second stage, where there is one, and `pre_ranker` what
-    chooses its candidates. `content_hash` covers what was packed, so
-    not `created`; `seal` covers all other fields.
+    chooses its candidates. `content_hash` covers what was packed, so not `created`; `seal` covers all other fields.
     """
 
     schema: int

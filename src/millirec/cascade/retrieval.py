@@ -26,8 +26,8 @@ MOVING = ("fused", "groups", "is_all", "is_cut", "retrieved", "since", "stretch"
 class Retrieval:
     """Sources, filters and scores for one question.
 
-    `want`: how many candidates the selectors read; `retrieved`: what they choose from; `is_cut`: whether a pre-ranker
-    has left some of these out.
+    `want`: how many candidates the selectors read; `retrieved`: what they choose from; `is_cut`: whether the
+    rankers have left some of these out.
 
     `shared`: microseconds of a search that was done for several questions; it counts as this one's source.
     """
