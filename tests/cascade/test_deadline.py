@@ -1,5 +1,7 @@
 """Answers in stages, by a clock that the test turns: what is slow is slow on that clock only."""
 
+import os
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +20,7 @@ from millirec.cascade.costs import Costs
 from millirec.cascade.query import Ranking
 from millirec.cascade.rules import Boost, boosts_of
 from millirec.cascade.selectors import MMRSelector, select
+from millirec.cascade.stages import Trial
 from millirec.index.exact import ExactIndex
 from tests.shelves import ask, rows_of, shelf_of
 
@@ -222,3 +225,15 @@ def test_costs_follow_and_forget(clock: Clock) -> None:
     assert costs.fits("a", clock.now + 2)
     assert not costs.fits("a", clock.now + 2, times=2)
     assert costs.expected("a") == pytest.approx(1.9 * 0.99)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has priorities of threads")
+def test_what_is_not_waited_for_lets_others_go_first() -> None:
+    """The thread of trials has stepped back by 10; the one that answers has not."""
+
+    def nice() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    before = nice()
+    assert Trial(Costs()).run("a", nice, time.perf_counter() + 60) == min(before + 10, 19)
+    assert nice() == before

@@ -180,3 +180,10 @@ def test_shares_are_fitted_on_the_validation_part(dataset: Dataset, members: lis
     assert len(shares) == 3
     assert all(share >= 0.001 for share in shares)
     assert shares == fitted_shares(Ensemble(members), dataset)
+
+
+def test_a_baseline_remembers_whether_it_was_asked_for_repeats(dataset: Dataset) -> None:
+    """As networks do: else it would be measured on other targets later, and could not be compared with them."""
+    for repeats in (False, True):
+        made = fit(dataset, MarkovConfig(), TrainConfig(repeats=repeats), Machine(threads=1), Silent())
+        assert made.lineage[0].settings["repeats"] is repeats
