@@ -38,8 +38,8 @@ def fit(
     protocol by hash; the caller adds the settings that read them again.
     """
     check_trainable(model, train)
-    device = machine.prepare()
-    network = build(model, len(dataset.items)).to(device)
+    machine.prepare()
+    network = build(model, len(dataset.items))  # what is counted stays on the processor; a trainer moves the others
     if not isinstance(network, ClosedForm):
         prepare_table(network, dataset, machine.seed)
         return learned(Trainer(network, dataset, max_length(model), train, machine), model, journal, progress, resume)
