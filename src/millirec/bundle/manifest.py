@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from millirec.bundle.counts import CountsEntry
 from millirec.bundle.ranker import RankerEntry
 from millirec.cascade.cascade import CascadeConfig
 from millirec.data.lineage import Provenance, Step
@@ -55,8 +56,9 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     measured difference between graphs and network; `state_size` the numbers in a user's state when there is a graph
     that goes on from it by one event, 0 when there is none; `index_recall` the measured recall@10 of the index against
     exact search. `members`: of a bundle with several models; empty where there is one. `fusion`: how their scores
-    become one, None = summed. `ranker`: the second stage, where there is one, and `pre_ranker` what
-    chooses its candidates. `content_hash` covers what was packed, so not `created`; `seal` covers all other fields.
+    become one, None = summed. `counts`: what was counted and adds to these scores. `ranker`: the second stage, where
+    there is one, and `pre_ranker` what chooses its candidates. `content_hash` covers what was packed, so not
+    `created`; `seal` covers all other fields.
     """
 
     schema: int
@@ -81,6 +83,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     fusion: FusionConfig | None = None
     ranker: RankerEntry | None = None
     pre_ranker: RankerEntry | None = None
+    counts: tuple[CountsEntry, ...] = ()
     content_hash: str = ""
     seal: str = ""
 

@@ -1,5 +1,6 @@
 """`pack`: a checkpoint becomes a bundle. Needs torch, which is imported when it is called."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec import __version__, index
+from millirec.bundle.counts import Counted, check_beside, counts_arrays
 from millirec.bundle.manifest import MANIFEST, SCHEMA, TENSORS, Manifest, entry_of, sealed
 from millirec.bundle.rank_packing import RankerPart, write_ranker
 from millirec.bundle.ranker import PRE_RANKER, RANKER
@@ -73,13 +75,19 @@ class PackConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def pack(
-    checkpoint: "Checkpoint", folder: Path, config: PackConfig | None = None, ranker: RankerPart | None = None
+    checkpoint: "Checkpoint",
+    folder: Path,
+    config: PackConfig | None = None,
+    ranker: RankerPart | None = None,
+    beside: Sequence[Counted] = (),
 ) -> Bundle:
     """Export the encoder, check it against the network, build the index, and write the bundle at once.
 
-    A `ranker` becomes the last scorer of the cascade, unless `config` has a cascade of its own. An older bundle in its
-    place is replaced. Raises ConfigError for a model without user vectors and for a ranker of other items, and
-    ArtifactError when `folder` holds something else, or when a graph says something else than its network.
+    A `ranker` becomes the last scorer of the cascade, unless `config` has a cascade of its own. What is counted
+    `beside` the network adds to its scores. An older bundle in its place is replaced. Raises ConfigError for a model
+    without user vectors, for a ranker of other items, for one that learned from scores without counts, and for a model
+    beside it that does not count; ArtifactError for counts of other data, when `folder` holds something else, or when a
+    graph says something else than its network.
     """
     import torch
 
@@ -87,7 +95,10 @@ def pack(
 
     config = config or PackConfig()
     check_target(folder)
+    check_beside(checkpoint, [one.checkpoint for one in beside])
     if ranker is not None:
+        if beside:
+            raise ConfigError("counts and a ranker: it has learned from scores without them", "leave one of them out")
         ranker.check(checkpoint.catalog)
         config = config.ranked(pre=ranker.pre is not None)
     catalog = kept_features(checkpoint.catalog, config, ranker)
@@ -96,14 +107,16 @@ def pack(
         vectors = network.item_vectors().float().numpy()
     tensors, error = exported(network, checkpoint, config)
     chosen, arrays, recall = _build_index(network, vectors, checkpoint, config)
+    counted, entries = counts_arrays(beside)
     told = _described(checkpoint, config, network) | {
+        "counts": entries,
         "dim": vectors.shape[1],
         "parity_error": float(f"{error:.1e}"),
         "index": chosen,
         "index_recall": round(recall, 4),
         "state_size": network.state_size if isinstance(network, Stepwise) else 0,
     }
-    tensors |= {f"index/{name}": array for name, array in arrays.items()}
+    tensors |= {f"index/{name}": array for name, array in arrays.items()} | counted
     return write(folder, tensors | {"popularity": checkpoint.popularity.astype(np.int64)}, catalog, told, ranker)
 
 
@@ -277,7 +290,7 @@ def write(
             path.chmod(0o644)  # safetensors writes for the owner only; who packs is not always who serves
         manifest = Manifest(**told, files={path.name: entry_of(path) for path in sorted(new.iterdir())})
         fields = msgspec.to_builtins(manifest)
-        for name in ("members", "fusion", "ranker", "pre_ranker"):
+        for name in ("members", "fusion", "ranker", "pre_ranker", "counts"):
             if not fields[name]:
                 del fields[name]  # hashed as it was before there were any
         whole = sealed(fields)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec import index
+from millirec.bundle.counts import read_counts
 from millirec.bundle.manifest import (
     AGAIN,
     MANIFEST,
@@ -28,6 +29,7 @@ from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.folder import settle
 from millirec.data.tensors import Array, load_tensors
 from millirec.index import ExactIndex, FusedIndex, Index, PQConfig
+from millirec.models.counts import CountTable, Gain
 from millirec.models.fusion import Stacked
 from millirec.models.graph import Graph
 
@@ -139,6 +141,11 @@ class Bundle:
             raise ArtifactError(f"{self.folder}: holds no graph {name!r}", AGAIN)
         content = (self.folder / file).read_bytes() if told is None else told.tobytes()
         return Graph(f"{self.folder}: {name}", content, under(self.tensors, f"{name}/"))
+
+    @cached_property
+    def counts(self) -> tuple[tuple[CountTable, Gain], ...]:
+        """What was counted beside the network, and what its votes add to a score. Empty where nothing was."""
+        return read_counts(self.manifest.counts, self.tensors, self.manifest.n_items)
 
     @property
     def bytes(self) -> int:
@@ -278,6 +285,8 @@ def _check_fit(bundle: Bundle) -> None:
             raise ArtifactError(f"{where}: the members' vectors are not {manifest.dim} wide together", AGAIN)
         if len({member.name for member in members}) < len(members) or not all(0 < one.share < 1e6 for one in members):
             raise ArtifactError(f"{where}: members of one name, or shares that are not above 0", AGAIN)
+    if bundle.counts and manifest.fusion is not None:
+        raise ArtifactError(f"{where}: counts beside models that are fused by ranks", AGAIN)
     if manifest.max_length < 1:
         raise ArtifactError(f"{where}: max_length = {manifest.max_length}", AGAIN)
 

@@ -237,9 +237,8 @@ class Cascade:
                 needs[i] = self.need(one, self.want(one))
                 groups.setdefault(max(needs[i], 64).bit_length(), []).append(i)
         for group in groups.values():
-            vectors = np.array([asked[i].vector for i in group], np.float32)
             n = max(needs[i] for i in group)
-            for i, found in zip(group, sequence(self.shelf, vectors, n), strict=True):
+            for i, found in zip(group, sequence(self.shelf, [asked[i] for i in group], n), strict=True):
                 out[i] = found
         return out
 

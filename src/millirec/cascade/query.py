@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from millirec.cascade.extra import Extra
 from millirec.cascade.fields import Fields
 from millirec.cascade.rules import Boost, Boosts, Wanted
 from millirec.data.catalog import Catalog
@@ -153,7 +154,7 @@ class Asked:
     `request_id` seeds what is left to chance. `boosts` change scores. `due`: when the answer is wanted, in seconds of
     `perf_counter`; `is_late`: there was no time for a user vector. `ranker` and `pre_ranker`: score rows for this
     question, None where the cascade has none. `outcomes`: what came of items so far, None where the cascade does not
-    ask for it.
+    ask for it. `extra`: what is added to the model's scores, None = nothing.
     """
 
     k: int
@@ -175,6 +176,7 @@ class Asked:
     ranker: "RowScorer | None" = None
     pre_ranker: "RowScorer | None" = None
     outcomes: Outcomes | None = None
+    extra: Extra | None = None
     capped: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
 
 

@@ -10,9 +10,17 @@ from millirec.cascade.filters import keep
 from millirec.cascade.groups import Groups
 from millirec.cascade.query import Asked, Candidates, Stage
 from millirec.cascade.rules import Boosts
-from millirec.cascade.scorers import InnerProductScorer, inner_product, model_scores
+from millirec.cascade.scorers import InnerProductScorer, inner_product
 from millirec.cascade.selectors import top_k
-from millirec.cascade.sources import PopularSource, SequenceSource, SourceConfig, offer, popular, sequence
+from millirec.cascade.sources import (
+    PopularSource,
+    SequenceSource,
+    SourceConfig,
+    model_scores,
+    offer,
+    popular,
+    sequence,
+)
 from millirec.cascade.together import Offer, fused, merged
 
 if TYPE_CHECKING:
@@ -74,9 +82,8 @@ class Retrieval:
     def _scored_rows(self, rows: NDArray[np.int32]) -> Candidates:
         """The rows that pass the filters, with the score that an answer to this question has."""
         candidates = self._filter(Candidates(rows, self.shelf.popularity[rows], "popular"))
-        vector = self.asked.vector
-        if vector is not None:
-            scores = model_scores(self.shelf, vector, candidates.rows)
+        if self.asked.vector is not None:
+            scores = model_scores(self.shelf, self.asked, candidates.rows)
             candidates = Candidates(candidates.rows, scores, "sequence")
         return candidates
 
@@ -183,8 +190,7 @@ class Retrieval:
             if isinstance(stage, PopularSource):
                 found = popular(shelf, n)
             elif found is None:
-                assert asked.vector is not None  # noqa: S101
-                found = sequence(shelf, asked.vector[None, :], n)[0]
+                found = sequence(shelf, [asked], n)[0]
             del self.trace[before:]  # of several attempts the trace tells the last
             self._mark(str(stage.__struct_config__.tag), shelf.n_items, len(found))
             passed = self._filter(found if self.groups is None else self.groups.searched_of(found))

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from millirec.cascade.query import Candidates, Ranking, Retrieved
 from millirec.cascade.retrieval import EMPTY, MOVING, WIDER
-from millirec.cascade.scorers import Scored, model_scores
+from millirec.cascade.scorers import Scored
 from millirec.cascade.second_stage import SecondStage
 from millirec.cascade.selectors import Choosing, select, top_k
+from millirec.cascade.sources import model_scores
 from millirec.cascade.stages import Step
 
 T = TypeVar("T")
@@ -184,7 +185,7 @@ class Run(SecondStage):
         scores = np.full(len(rows), -np.inf, np.float32)
         self._mark("candidates", len(rows), len(rows))
         if asked.vector is not None:
-            scores[known] = model_scores(self.shelf, asked.vector, rows[known])
+            scores[known] = model_scores(self.shelf, asked, rows[known])
         else:
             scores[known] = self.shelf.popularity[rows[known]]
         source = "popular" if asked.vector is None else "sequence"

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 from millirec.cascade import early_exit
 from millirec.cascade.query import Candidates, Retrieved, Stage
 from millirec.cascade.retrieval import Retrieval
-from millirec.cascade.scorers import RowScorer, Scored, model_scores
+from millirec.cascade.scorers import RowScorer, Scored
 from millirec.cascade.selectors import top_k
+from millirec.cascade.sources import model_scores
 
 
 class SecondStage(Retrieval):
@@ -70,7 +71,7 @@ class SecondStage(Retrieval):
         if asked.vector is None or best.source != "sequence" or self.fused:
             return None
         # a boost is no part of what the model has said
-        scores = best.scores if asked.boosts is None else model_scores(self.shelf, asked.vector, best.rows)
+        scores = best.scores if asked.boosts is None else model_scores(self.shelf, asked, best.rows)
         return Retrieved(scores, np.arange(1.0, len(best) + 1))
 
     def _found(self, ranker: RowScorer, best: Candidates, told: Retrieved | None, may_stop: bool) -> Scored:

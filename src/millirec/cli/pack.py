@@ -13,7 +13,7 @@ from millirec.data.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from millirec.bundle import Bundle, Manifest, PackConfig, RankerPart
+    from millirec.bundle import Bundle, Counted, Manifest, PackConfig, RankerPart
     from millirec.models.checkpoint import Checkpoint
     from millirec.train.fusion import Fusion
 
@@ -47,6 +47,14 @@ def pack(
             metavar="fitted|equal|W,W|reciprocal-rank|stacked",
             help="Several checkpoints: the weights of their scores (fitted = as suits the validation part best), or "
             "what is made of their scores and ranks.",
+        ),
+    ] = None,
+    beside: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="CHECKPOINT",
+            help="A markov or item-knn checkpoint of the same data, whose counts add to the network's scores as suits "
+            "the validation part best; may be given several times.",
         ),
     ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,
@@ -99,8 +107,9 @@ def pack(
     if len(models) == 1 and weights is not None:
         raise ConfigError("--weights with one checkpoint", "give two or more, or leave it out")
     if len(models) == 1 and models[0].suffix == ".onnx":
-        if ranker is not None:
-            raise ConfigError("--ranker with an ONNX file", "pack the checkpoint of a sequence model")
+        if ranker is not None or beside:
+            option = "--beside" if beside else "--ranker"
+            raise ConfigError(f"{option} with an ONNX file", "pack the checkpoint of a sequence model")
         packed = _pack_graph(models[0], bundle, config, foreign)
     else:
         from millirec.models.checkpoint import Checkpoint
@@ -113,12 +122,40 @@ def pack(
         if part is not None and pre_ranker is not None:
             part = replace(part, pre=_ranker_part(pre_ranker, ranker_weights, config_file, facts))
         checkpoints = [Checkpoint.load(model) for model in models]
+        if beside and len(models) > 1:
+            raise ConfigError("--beside with several checkpoints", "pack one network with what was counted")
         if len(models) == 1:
-            packed = make(checkpoints[0], bundle, config, part)
+            packed = make(checkpoints[0], bundle, config, part, _counted(models[0], beside or [], config_file))
         else:
             fusion = _fusion(models, checkpoints, weights or "fitted", config_file)
             packed = pack_ensemble(checkpoints, fusion.shares, bundle, config, part, fusion.how)
     _show(packed, bundle, json=json)
+
+
+def _counted(network: Path, beside: list[Path], config: Path | None) -> "list[Counted]":
+    """What is counted beside a network, with gains that suit the validation part; useless counts are left out."""
+    if not beside:
+        return []
+    from millirec.bundle.counts import Counted, check_beside, table_of
+    from millirec.bundle.packing import network_of
+    from millirec.cli.artifact import Artifact
+    from millirec.config import load_run
+    from millirec.models.checkpoint import Checkpoint
+    from millirec.models.config import max_length
+    from millirec.train.gains import fitted_gains
+
+    checkpoint, others = Checkpoint.load(network), [Checkpoint.load(path) for path in beside]
+    check_beside(checkpoint, others)
+    tables, artifact = [table_of(other) for other in others], Artifact.open(network)
+    data = artifact.data_of(None if config is None else load_run(config).data)
+    length = max_length(checkpoint.config)
+    fitted = fitted_gains(network_of(checkpoint), length, tables, data, repeats=artifact.repeats)
+    told = f"NDCG@10 of {fitted.n_targets:,} validation targets: {fitted.before:.4f} -> {fitted.after:.4f} with counts"
+    note(told if fitted.after > fitted.before else f"[yellow]{told}: they do not help[/yellow]")
+    for path, gain in zip(beside, fitted.gains, strict=True):
+        if gain is None:
+            note(f"[yellow]left out, as it adds nothing:[/yellow] {path}")
+    return [Counted(other, gain) for other, gain in zip(others, fitted.gains, strict=True) if gain is not None]
 
 
 def _fusion(models: list[Path], checkpoints: "list[Checkpoint]", weights: str, config: Path | None) -> "Fusion":
@@ -214,6 +251,10 @@ def _show(packed: "Bundle", folder: Path, *, json: bool) -> None:
     rows = [
         ["version", packed.version],
         *_fusion_rows(manifest),
+        *(
+            [f"{one.model['kind']} beside it: weight, floor", f"{one.gain.weight:g}, {one.gain.floor:g}"]
+            for one in manifest.counts
+        ),
         ["items", f"{manifest.n_items:,}"],
         ["size", f"{packed.bytes / 1e6:.2f} MB"],
         ["graph against network", f"{manifest.parity_error:.1e}"],

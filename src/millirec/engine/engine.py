@@ -40,6 +40,7 @@ class _Turn:
     time: int
     key: bytes | None
     encoded: Encoded | None = None
+    counts_us: float = 0.0
 
     @property
     def question(self) -> Question:
@@ -309,7 +310,7 @@ class Engine:
             self._encode_in_time(loaded, list(group))
         patient = [turn for turn in turns if turn.query.deadline_ms is None] if hurried else turns
         if patient:
-            _take(patient, loaded.members.encode([turn.question for turn in patient]))
+            _take(loaded, patient, loaded.members.encode([turn.question for turn in patient]))
 
     def _encode_in_time(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
         """Vectors by what has time enough; where nothing has, the questions are told that they are late."""
@@ -318,9 +319,9 @@ class Engine:
         due -= len(turns) * costs.expected("retrieval")
         begun = perf_counter()
         encoded = loaded.members.encode_by([turn.question for turn in turns], due, costs)
+        _take(loaded, turns, encoded)
         if encoded.names:
             costs.took("encode", (perf_counter() - begun) / len(turns))
-        _take(turns, encoded)
         for turn in turns:
             turn.asked.is_late = not encoded.names
 
@@ -337,9 +338,14 @@ def _deadline(turn: _Turn) -> float:
     return turn.query.deadline_ms or 0.0
 
 
-def _take(turns: Sequence[_Turn], encoded: Encoded) -> None:
+def _take(loaded: Loaded, turns: Sequence[_Turn], encoded: Encoded) -> None:
+    """Give questions their vectors, and what was counted adds to the scores."""
     for turn, vector in zip(turns, encoded.vectors, strict=True):
         turn.asked.vector, turn.encoded = vector, encoded
+        if vector is not None and loaded.tables:
+            begun = perf_counter()
+            turn.asked.extra = loaded.gained(turn.items)
+            turn.counts_us = (perf_counter() - begun) * 1e6
 
 
 def _signed(ranking: Ranking, loaded: Loaded, encoded: Encoded | None = None) -> Ranking:
@@ -362,7 +368,9 @@ def _set_due(loaded: Loaded, turns: Sequence[_Turn], started: float) -> None:
 
 
 def _before(turn: _Turn, state_us: float, encode_us: float) -> Trace:
-    """The stages before the cascade: events read from the state, and those that the model knows."""
+    """The stages before the cascade: events read from the state, those that the model knows, and items with counts."""
     known = int(np.count_nonzero(turn.items))
-    encoded = int(turn.asked.vector is not None)
-    return (Stage("state", len(turn.items), known, state_us), Stage("encode", known, encoded, encode_us))
+    encoded, extra = int(turn.asked.vector is not None), turn.asked.extra
+    encode_us = max(encode_us - turn.counts_us, 0.0)
+    stages = Stage("state", len(turn.items), known, state_us), Stage("encode", known, encoded, encode_us)
+    return stages if extra is None else (*stages, Stage("counts", known, len(extra.rows), turn.counts_us))

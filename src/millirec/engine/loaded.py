@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from millirec.bundle import Bundle
 from millirec.cascade.cascade import Cascade, CascadeConfig, check_rankers
+from millirec.cascade.extra import Extra
 from millirec.cascade.query import Shelf
 from millirec.engine.ledger import Update
 from millirec.engine.members import Members
@@ -15,6 +16,7 @@ from millirec.engine.ranker import LiveRanker
 from millirec.engine.settings import EngineSettings
 from millirec.engine.state import AT_ONCE, Snapshot, StateStore
 from millirec.engine.tally import Tally
+from millirec.models import counts
 
 Mask = NDArray[np.bool_]
 
@@ -34,6 +36,7 @@ class Loaded:
         self.cascade = Cascade(cascade or bundle.cascade, self.shelf)
         has = bundle.ranker is not None, bundle.pre_ranker is not None
         check_rankers(self.cascade.config, has_ranker=has[0], has_pre_ranker=has[1])
+        self.tables, self.gains = [table for table, _ in bundle.counts], [gain for _, gain in bundle.counts]
         self.ranker: LiveRanker | None = None
         self.pre_ranker: LiveRanker | None = None
         bandit = self.cascade.bandit
@@ -43,6 +46,10 @@ class Loaded:
         self.version = 0
         self._down: set[int] = set()
         self._lock = threading.Lock()
+
+    def gained(self, history: NDArray[np.int32]) -> Extra | None:
+        """What was counted adds to the scores of items after a history (n,) of rows; None where nothing was."""
+        return Extra(*counts.gained(self.tables, self.gains, history)) if self.tables else None
 
     def load_rankers(self) -> None:
         """Make those ready that the cascade asks."""

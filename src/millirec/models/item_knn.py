@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.counts import CountTable
 
 
 class ItemKNNConfig(
@@ -65,6 +66,10 @@ class ItemKNN(nn.Module):
             block[:, 0] = 0
             best, where = torch.from_numpy(block).topk(min(kept, n), dim=1)
             self.similarities[start:stop], self.rows[start:stop] = best, where.int()
+
+    def count_table(self) -> CountTable:
+        """As `Counted.count_table`: similarities."""
+        return CountTable.of(self.rows.numpy(), self.similarities.numpy(), self.config.max_length)
 
     def scores(self, inputs: Inputs, candidates: Tensor | None = None) -> Tensor:
         """The sum of similarities to the items of the history, (B, n_items + 1) or (B, C)."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.counts import CountTable
 
 
 class MarkovConfig(
@@ -72,6 +73,10 @@ class Markov(nn.Module):
         self.chances[before[near], place[near]] = torch.from_numpy(chances[near]).float()
         self.shares = torch.from_numpy(events / events.sum()).float()
         self.backing = torch.from_numpy(self.config.shrink / total).float()
+
+    def count_table(self) -> CountTable:
+        """As `Counted.count_table`: chances after the newest item, without the part that all items have."""
+        return CountTable.of(self.rows.numpy(), self.chances.numpy(), 1)
 
     def scores(self, inputs: Inputs, candidates: Tensor | None = None) -> Tensor:
         """Chances after the newest item, (B, n_items + 1) or (B, C); an empty history stands for everybody."""

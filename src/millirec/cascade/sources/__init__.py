@@ -8,7 +8,7 @@ from millirec.cascade.sources.content import ContentSource, content
 from millirec.cascade.sources.new import NewSource, new
 from millirec.cascade.sources.own import OwnSource, own
 from millirec.cascade.sources.popular import PopularSource, popular
-from millirec.cascade.sources.sequence import SequenceSource, sequence
+from millirec.cascade.sources.sequence import SequenceSource, model_scores, sequence
 from millirec.cascade.sources.similar import SimilarSource, similar
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "SourceConfig",
     "allowed",
     "few",
+    "model_scores",
     "offer",
     "popular",
     "sequence",
@@ -34,7 +35,7 @@ def offer(config: SourceConfig, shelf: Shelf, asked: Asked, n: int) -> Candidate
     """The `n` best candidates of a source, best first, before any filter; fewer when it has no more."""
     match config:
         case SequenceSource():
-            return NOTHING if asked.vector is None else sequence(shelf, asked.vector[None, :], n)[0]
+            return NOTHING if asked.vector is None else sequence(shelf, [asked], n)[0]
         case PopularSource():
             return popular(shelf, n)
         case SimilarSource():

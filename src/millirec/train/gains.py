@@ -1,0 +1,158 @@
+"""Fitted gains: how much the counts beside a network add to its scores.
+
+The score of an item is s + sum over tables of weight x log(1 + votes / floor). Its softmax at a temperature is a
+log-linear pool (Genest and Zidek, Statistical Science 1986) of the network and of what was counted; weights, floors and
+temperature are those under which the validation targets are likeliest, with a broad prior around usual values.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from millirec.data.dataset import VALIDATION, Dataset
+from millirec.models.base import SequenceModel, catalog_scorer
+from millirec.models.counts import CountTable, Gain
+from millirec.train.evaluate import hide_seen, known_scores, ndcg_at_10, questions, sample_targets
+
+_NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once, and the fewest targets
+_START, _PRIOR = (0.5, 0.3, 0.02), 0.5  # temperature^-1, weight and floor to begin with; precision of their logarithms
+_NEVER = -1e30  # the score of what cannot be the answer: -inf has no derivative
+_USELESS = 1e-3  # a weight that changes no order worth speaking of
+
+
+class Fitted(NamedTuple):
+    """A gain for each table, None where it adds nothing; NDCG@10 on the targets they were fitted to, without and with.
+
+    `n_targets`: how many these are.
+    """
+
+    gains: tuple[Gain | None, ...]
+    before: float
+    after: float
+    n_targets: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """Validation targets `wanted` int64 (t,), and the network's `scores` (t, n): `_NEVER` of what cannot be the answer.
+
+    `rows` int64 (t, m) are the items with votes, 0 = none, and `votes` (K, t, m) what each table gives them.
+    `own` (K, t): the votes of the targets.
+    """
+
+    scores: Tensor
+    wanted: Tensor
+    rows: Tensor
+    votes: Tensor
+    own: Tensor
+
+
+def fitted_gains(
+    network: SequenceModel, length: int, tables: Sequence[CountTable], dataset: Dataset, *, repeats: bool
+) -> Fitted:
+    """Gains of `tables` beside a network that reads `length` events. With large catalogues some targets are read."""
+    asked = _asked(network, length, tables, dataset, repeats=repeats)
+    logs = _likeliest(asked)
+    scale, weights, floors = logs[0].exp(), *logs[1:].exp().view(2, -1)
+    gains: list[Gain | None] = []
+    for weight, floor in zip((weights / scale).tolist(), floors.tolist(), strict=True):
+        useful = weight >= _USELESS
+        gains.append(Gain(weight=float(f"{weight:.4g}"), floor=float(f"{floor:.4g}")) if useful else None)
+    before, after = (ndcg_at_10(_ranks(asked, given)) for given in ([None] * len(gains), gains))
+    return Fitted(tuple(gains), before, after, len(asked.wanted))
+
+
+def _asked(
+    network: SequenceModel, length: int, tables: Sequence[CountTable], dataset: Dataset, *, repeats: bool
+) -> _Asked:
+    most = max(_FEWEST, _NUMBERS // (len(dataset.items) + 1))
+    targets = sample_targets(dataset, VALIDATION, most, repeats=repeats, seed=0)
+    seq, device = dataset.sequences, torch.device("cpu")
+    scores, wanted, spans = [], [], []
+    with torch.inference_mode():
+        scorer = catalog_scorer(network)
+        for which, inputs in questions(dataset, targets, length, device):
+            places, starts = targets.places[which], targets.starts[which]
+            found = known_scores(scorer, inputs)
+            if not repeats:
+                hide_seen(found, seq.items, places, starts)
+            scores.append(found.clamp_min(_NEVER))
+            wanted.append(seq.items[places].astype(np.int64))
+            spans += list(zip(starts.tolist(), places.tolist(), strict=True))
+    rows, votes = _voted([seq.items[start:place] for start, place in spans], tables)
+    targets_of = torch.from_numpy(np.concatenate(wanted))
+    own = (votes * (rows == targets_of[:, None])).sum(2)
+    return _Asked(torch.cat(scores).clone(), targets_of, rows, votes, own)
+
+
+def _voted(histories: Sequence[NDArray[np.int32]], tables: Sequence[CountTable]) -> tuple[Tensor, Tensor]:
+    """The items with votes after each history, int64 (t, m), and their votes (K, t, m)."""
+    found = [[table.votes(history) for table in tables] for history in histories]
+    unions = [np.unique(np.concatenate([rows for rows, _ in one])) for one in found]
+    width = max([1, *(len(union) for union in unions)])
+    rows = np.zeros((len(histories), width), np.int64)
+    votes = np.zeros((len(tables), len(histories), width), np.float32)
+    for place, (one, union) in enumerate(zip(found, unions, strict=True)):
+        rows[place, : len(union)] = union
+        for number, (own, counted) in enumerate(one):
+            votes[number, place, np.searchsorted(union, own)] = counted
+    return torch.from_numpy(rows), torch.from_numpy(votes)
+
+
+def _likeliest(asked: _Asked) -> Tensor:
+    """Logarithms of 1 / temperature, of the weights (K,) and of the floors (K,), by L-BFGS."""
+    n_tables = len(asked.votes)
+    start = torch.tensor([_START[0], *[_START[1]] * n_tables, *[_START[2]] * n_tables]).log()
+    logs = start.clone().requires_grad_()
+    search = torch.optim.LBFGS([logs], max_iter=50, line_search_fn="strong_wolfe")
+    at_rows = asked.scores.gather(1, asked.rows)  # never where there is none: row 0 is hidden
+
+    def loss() -> Tensor:
+        search.zero_grad()
+        scale, weights, floors = logs[0].exp(), *logs[1:].exp().view(2, n_tables, 1)
+        whole = _LogSum.apply(asked.scores, scale)  # type: ignore[no-untyped-call]
+        raised = (weights[:, :, None] * (asked.votes / floors[:, :, None]).log1p()).sum(0)
+        more = (torch.expm1(raised) * (at_rows * scale - whole[:, None]).exp()).sum(1)
+        own = asked.scores.gather(1, asked.wanted[:, None]).squeeze(1) * scale
+        own = own + (weights * (asked.own / floors).log1p()).sum(0)
+        value: Tensor = (whole + more.log1p() - own).mean()
+        value = value + _PRIOR / (2 * len(own)) * (logs - start).square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    search.step(loss)  # type: ignore[no-untyped-call]
+    return logs.detach()
+
+
+class _LogSum(torch.autograd.Function):
+    """log of the sum over items of exp(scale x score), (t,), with its derivative by `scale`: no array is kept."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, scores: Tensor, scale: Tensor) -> Tensor:
+        chances = scores * scale
+        whole = chances.logsumexp(1)
+        chances.sub_(whole[:, None]).exp_()
+        mean = (chances * scores).sum(1)
+        ctx.save_for_backward(mean)
+        return whole
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[None, Tensor]:
+        (mean,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        return None, (grads[0] * mean).sum()
+
+
+def _ranks(asked: _Asked, gains: Sequence[Gain | None]) -> NDArray[np.int64]:
+    """The ranks of the targets; ties count against them."""
+    scores = asked.scores.clone()
+    for votes, gain in zip(asked.votes, gains, strict=True):
+        if gain is not None:
+            scores.scatter_add_(1, asked.rows, gain.weight * (votes / gain.floor).log1p())
+    own = scores.gather(1, asked.wanted[:, None])
+    ranks: NDArray[np.int64] = (scores >= own).sum(1).numpy()
+    return ranks

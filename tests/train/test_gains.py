@@ -1,0 +1,101 @@
+"""Gains that are fitted: the likeliest there are, of use where counts know more, and none where they know nothing."""
+
+import numpy as np
+import pytest
+import torch
+
+from millirec.data.dataset import TRAIN, VALIDATION, Dataset
+from millirec.data.split import targets
+from millirec.models.base import SequenceModel
+from millirec.models.config import MarkovConfig, build
+from millirec.models.counts import CountTable, Gain, gained
+from millirec.models.sasrec import SASRecConfig
+from millirec.train import gains as module
+from millirec.train.evaluate import questions
+from millirec.train.gains import fitted_gains
+from tests.logs import checkerboard, cycle
+
+LENGTH = 8
+
+
+def network(n_items: int) -> SequenceModel:
+    torch.manual_seed(0)
+    return build(SASRecConfig(embedding_dim=16, blocks=1, heads=1, max_length=LENGTH), n_items).eval()
+
+
+def counted(dataset: Dataset) -> CountTable:
+    log = dataset.interactions.take(dataset.roles == TRAIN)
+    model = build(MarkovConfig(), len(dataset.items))
+    model.fit(*(torch.from_numpy(column) for column in (log.users, log.items, log.times)))
+    return model.count_table()
+
+
+def noise(n_items: int) -> CountTable:
+    """Each item goes with another one, for no reason."""
+    rows = np.random.default_rng(3).permutation(n_items).astype(np.int32) + 1
+    return CountTable.of(np.concatenate([[0], rows])[:, None], np.ones((n_items + 1, 1), np.float32), 1)
+
+
+def likelihood(dataset: Dataset, tables: list[CountTable], scale: float, gains: list[Gain]) -> float:
+    """The mean log chance of the validation targets, target by target."""
+    asked, model, total = targets(dataset, VALIDATION), network(len(dataset.items)), 0.0
+    items = dataset.sequences.items
+    with torch.inference_mode():
+        for which, inputs in questions(dataset, asked, LENGTH, torch.device("cpu")):
+            scores = (model.user_vectors(inputs) @ model.item_vectors().T).double().numpy()
+            for at, one in enumerate(which):
+                place, start = asked.places[one], asked.starts[one]
+                rows, more = gained(tables, gains, items[start:place])
+                scores[at, rows] += more
+                left = np.setdiff1d(np.arange(1, scores.shape[1]), items[start:place])
+                logits = scale * scores[at]
+                total += logits[items[place]] - np.log(np.exp(logits[left]).sum())
+    return total / len(asked)
+
+
+def test_counts_help_a_network_that_knows_nothing() -> None:
+    dataset = cycle()
+    found = fitted_gains(network(12), LENGTH, [counted(dataset)], dataset, repeats=False)
+    assert found.n_targets == len(targets(dataset, VALIDATION))
+    assert found.before < 0.7
+    assert found.after > 0.95
+    assert found.gains[0] is not None
+
+
+def test_no_gains_nearby_are_likelier(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With next to no prior: the likelihood, read item by item, falls whichever number is moved."""
+    monkeypatch.setattr(module, "_PRIOR", 1e-6)
+    dataset = checkerboard(n_users=90)
+    tables = [counted(dataset), noise(20)]
+    logs: list[torch.Tensor] = []
+    likeliest = module._likeliest
+    monkeypatch.setattr(module, "_likeliest", lambda asked: logs.append(likeliest(asked)) or logs[-1])
+    fitted_gains(network(20), LENGTH, tables, dataset, repeats=False)
+
+    def at(logs: torch.Tensor) -> float:
+        numbers = logs.exp().tolist()
+        gains = [Gain(weight=w / numbers[0], floor=f) for w, f in zip(numbers[1:3], numbers[3:], strict=True)]
+        return likelihood(dataset, tables, numbers[0], gains)
+
+    best = at(logs[0])
+    for place in range(2):  # the scale and the first weight, which are well determined here
+        for step in (-0.2, 0.2):
+            moved = logs[0].clone()
+            moved[place] += step
+            assert at(moved) < best
+
+
+def test_counts_of_no_use_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PRIOR", 1e-6)
+    dataset = cycle(n_users=200)
+    found = fitted_gains(network(12), LENGTH, [counted(dataset), noise(12)], dataset, repeats=True)
+    useful, useless = found.gains
+    assert useful is not None
+    assert useless is None or useless.weight < useful.weight / 5
+
+
+def test_a_large_catalogue_is_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_NUMBERS", 13 * 25)
+    monkeypatch.setattr(module, "_FEWEST", 5)
+    dataset = cycle(n_users=60)
+    assert fitted_gains(network(12), LENGTH, [counted(dataset)], dataset, repeats=False).n_targets == 25
