@@ -52,6 +52,7 @@ def test_mistakes_beside_a_network(trained: Path, tmp_path: Path) -> None:
         ([network, "--beside", network], "sasrec. does not count"),
         ([markov, "--beside", markov], "no user vectors"),
         ([network, network, "--beside", markov], "--beside with several"),
+        ([network, "--ranker", "x", "--beside", markov], "--beside with --ranker"),
         (["x.onnx", "--beside", markov], "--beside with an ONNX"),
         ([network, "--beside", str(tmp_path / "none")], "none"),
     ):

@@ -70,19 +70,21 @@ def test_no_gains_nearby_are_likelier(monkeypatch: pytest.MonkeyPatch) -> None:
     logs: list[torch.Tensor] = []
     likeliest = module._likeliest
     monkeypatch.setattr(module, "_likeliest", lambda asked: logs.append(likeliest(asked)) or logs[-1])
-    fitted_gains(network(20), LENGTH, tables, dataset, repeats=False)
+    found = fitted_gains(network(20), LENGTH, tables, dataset, repeats=False)
+    scale = float(logs[0][0].exp())
 
-    def at(logs: torch.Tensor) -> float:
-        numbers = logs.exp().tolist()
-        gains = [Gain(weight=w / numbers[0], floor=f) for w, f in zip(numbers[1:3], numbers[3:], strict=True)]
-        return likelihood(dataset, tables, numbers[0], gains)
+    def at(scale: float, weight: float, floor: float) -> float:
+        first, *others = found.gains
+        assert first is not None
+        moved = Gain(weight=first.weight * weight, floor=first.floor * floor)
+        kept = [(table, gain) for table, gain in zip(tables, (moved, *others), strict=True) if gain is not None]
+        return likelihood(dataset, [table for table, _ in kept], scale, [gain for _, gain in kept])
 
-    best = at(logs[0])
-    for place in range(2):  # the scale and the first weight, which are well determined here
-        for step in (-0.2, 0.2):
-            moved = logs[0].clone()
-            moved[place] += step
-            assert at(moved) < best
+    best = at(scale, 1, 1)
+    for step in (0.9, 1.1):
+        assert at(scale * step, 1, 1) < best
+        assert at(scale, step, 1) < best
+        assert at(scale, 1, step) < best
 
 
 def test_counts_of_no_use_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,12 +118,13 @@ def pack(
             raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
         if files := [model for model in models if model.suffix == ".onnx"]:
             raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
+        if beside and (len(models) > 1 or ranker is not None):
+            what = "several checkpoints" if ranker is None else "--ranker"
+            raise ConfigError(f"--beside with {what}", "pack one network with what was counted, and no more")
         part = None if ranker is None else _ranker_part(ranker, ranker_weights, config_file, facts)
         if part is not None and pre_ranker is not None:
             part = replace(part, pre=_ranker_part(pre_ranker, ranker_weights, config_file, facts))
         checkpoints = [Checkpoint.load(model) for model in models]
-        if beside and len(models) > 1:
-            raise ConfigError("--beside with several checkpoints", "pack one network with what was counted")
         if len(models) == 1:
             packed = make(checkpoints[0], bundle, config, part, _counted(models[0], beside or [], config_file))
         else:
@@ -136,26 +137,21 @@ def _counted(network: Path, beside: list[Path], config: Path | None) -> "list[Co
     """What is counted beside a network, with gains that suit the validation part; useless counts are left out."""
     if not beside:
         return []
-    from millirec.bundle.counts import Counted, check_beside, table_of
-    from millirec.bundle.packing import network_of
     from millirec.cli.artifact import Artifact
     from millirec.config import load_run
+    from millirec.frontier.beside import fitted_beside
     from millirec.models.checkpoint import Checkpoint
-    from millirec.models.config import max_length
-    from millirec.train.gains import fitted_gains
 
     checkpoint, others = Checkpoint.load(network), [Checkpoint.load(path) for path in beside]
-    check_beside(checkpoint, others)
-    tables, artifact = [table_of(other) for other in others], Artifact.open(network)
+    artifact = Artifact.open(network)
     data = artifact.data_of(None if config is None else load_run(config).data)
-    length = max_length(checkpoint.config)
-    fitted = fitted_gains(network_of(checkpoint), length, tables, data, repeats=artifact.repeats)
+    counted, fitted = fitted_beside(checkpoint, others, data, repeats=artifact.repeats)
     told = f"NDCG@10 of {fitted.n_targets:,} validation targets: {fitted.before:.4f} -> {fitted.after:.4f} with counts"
     note(told if fitted.after > fitted.before else f"[yellow]{told}: they do not help[/yellow]")
     for path, gain in zip(beside, fitted.gains, strict=True):
         if gain is None:
             note(f"[yellow]left out, as it adds nothing:[/yellow] {path}")
-    return [Counted(other, gain) for other, gain in zip(others, fitted.gains, strict=True) if gain is not None]
+    return counted
 
 
 def _fusion(models: list[Path], checkpoints: "list[Checkpoint]", weights: str, config: Path | None) -> "Fusion":

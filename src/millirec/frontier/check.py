@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+from millirec.bundle.counts import table_of
 from millirec.compress.recipe import Recipe
 from millirec.compress.recipe import check as check_recipe
 from millirec.data.dataset import Dataset
 from millirec.data.errors import ArtifactError, ConfigError
+from millirec.frontier.beside import loaded_beside
 from millirec.frontier.check_ranker import check_ranker, naming
-from millirec.frontier.config import TEACHER, FrontierConfig, Variant
+from millirec.frontier.config import TEACHER, FrontierConfig, Variant, VariantRanker
 from millirec.frontier.visit import check_cores
 from millirec.models.base import NetworkConfig
 from millirec.models.checkpoint import Checkpoint
@@ -38,6 +40,8 @@ def check_variant(
     if variant.steps:
         model = check_recipe(Recipe(steps=variant.steps, name=variant.name), model, len(dataset.items))
     _check_served("the result", model)
+    with naming("beside"):
+        _check_beside(variant, config, dataset, repeats)
     with naming("ranker"):
         check_ranker(variant, config, dataset)
 
@@ -46,6 +50,16 @@ def _check_served(what: str, model: ModelConfig) -> None:
     if not isinstance(model, NetworkConfig):
         kind = model.__struct_config__.tag
         raise ConfigError(f"{what} is a {kind}, which has no user vectors to serve", "choose a sequence model")
+
+
+def _check_beside(variant: Variant, config: FrontierConfig, dataset: Dataset, repeats: bool) -> None:
+    if not variant.beside:
+        return
+    if isinstance(variant.ranker, VariantRanker) or (variant.ranker and config.ranker is not None):
+        raise ConfigError("counts and a ranker: it has learned from scores without them", "set ranker = false")
+    for other in loaded_beside(variant):
+        _check_alike(other, dataset, repeats)
+        table_of(other)
 
 
 def _check_alike(start: Checkpoint, dataset: Dataset, repeats: bool) -> None:

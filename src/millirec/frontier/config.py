@@ -42,13 +42,15 @@ class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """A model to be packed and measured.
 
     `checkpoint`: the folder that it starts from, None = the teacher. `steps`: what is done to it, as in a recipe;
-    none = as it is. `ranker`: its second stage; true = the frontier's, where that has one, false = none. `pack` (None =
-    as the frontier's) and `engine`: how it is packed and served.
+    none = as it is. `beside`: folders of baselines whose counts add to its scores, by gains that are fitted on the
+    validation part; they rule a ranker out. `ranker`: its second stage; true = the frontier's, where that has one,
+    false = none. `pack` (None = as the frontier's) and `engine`: how it is packed and served.
     """
 
     name: str
     checkpoint: str | None = None
     steps: tuple[StepConfig, ...] = ()
+    beside: tuple[str, ...] = ()
     ranker: VariantRanker | bool = True
     pack: PackConfig | None = None
     engine: EngineSettings = EngineSettings()
@@ -167,7 +169,13 @@ class FrontierConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         plain: dict[str, Any] = msgspec.to_builtins(msgspec.structs.replace(self, search=None))
         plain["variants"] = [msgspec.to_builtins(variant) for variant in self.variants if variant.name == name]
         for variant in plain["variants"]:
-            for field, default in (("steps", ()), ("ranker", True), ("pack", None), ("engine", EngineSettings())):
+            for field, default in (
+                ("steps", ()),
+                ("beside", ()),
+                ("ranker", True),
+                ("pack", None),
+                ("engine", EngineSettings()),
+            ):
                 if variant[field] == msgspec.to_builtins(default):
                     del variant[field]
         if self.pack == PackConfig():

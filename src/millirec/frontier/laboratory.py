@@ -149,4 +149,5 @@ class Laboratory:
 
 
 _ALONE = "alone"  # not in turn with others: of no use to a frontier
-_TAKEN = ("model", "lineage", "training_seconds", "compression_seconds", "zeros", "parameters", "kernels", "ranker")
+_TIMES = ("training_seconds", "compression_seconds")
+_TAKEN = ("model", "lineage", *_TIMES, "zeros", "parameters", "kernels", "ranker", "counts")

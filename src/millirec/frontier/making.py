@@ -8,11 +8,13 @@ from typing import Any
 import msgspec
 
 from millirec import __version__
-from millirec.bundle import Bundle, PackConfig, open_bundle, pack
+from millirec.bundle import Bundle, Counted, PackConfig, open_bundle, pack
+from millirec.bundle.counts import CountsEntry
 from millirec.compress.recipe import Recipe, compress
 from millirec.compress.workshop import Workshop
 from millirec.data.errors import ArtifactError
 from millirec.data.lineage import Step
+from millirec.frontier.beside import fitted_beside, loaded_beside
 from millirec.frontier.cache import Cache, key_of
 from millirec.frontier.config import Variant
 from millirec.frontier.kernels import kernels
@@ -26,7 +28,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     `folder`: the bundle's name on the cache's shelf. `bytes`: of all its files. `training_seconds`: what its lineage
     cost before the recipe, `compression_seconds`: the recipe, both with those of its ranker. `zeros`: share of the
     floating-point parameters that are 0, `parameters`: how many numbers there are. `kernels`: nodes of its graphs by
-    operator. `ranker`: its second stage, of which the figures before do not tell.
+    operator. `ranker`: its second stage, of which the figures before do not tell. `counts`: what was counted beside it.
     """
 
     folder: str
@@ -40,6 +42,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     kernels: dict[str, int]
     ranker: MadeRanker | None = None
+    counts: tuple[CountsEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,9 @@ class Maker:
         about = (start.content_hash, start.lineage, start.provenance, variant.steps, self._pack_of(variant))
         dataset, machine = self.workshop.dataset, self.workshop.machine
         data = (dataset.split_fingerprint, self.workshop.repeats, machine.seed) if variant.steps else ()
-        return key_of(about, data, __version__, *self.rankers.key(variant))
+        beside = [other.content_hash for other in loaded_beside(variant)]
+        fitted = (beside, dataset.split_fingerprint, self.workshop.repeats) if beside else ()
+        return key_of(about, data, __version__, *fitted, *self.rankers.key(variant))
 
     def bundle_folder(self, made: Made) -> Path:
         """Where the bundle lies."""
@@ -90,7 +95,9 @@ class Maker:
         if variant.steps:
             checkpoint = compress(start, Recipe(steps=variant.steps, name=variant.name), self.workshop)
         part, took = self.rankers.make(variant) or (None, 0.0)
-        bundle = pack(checkpoint, self.cache.place("bundles", key), self._pack_of(variant), part)
+        place, others = self.cache.place("bundles", key), loaded_beside(variant)
+        beside = self._beside(checkpoint, others) if others else []
+        bundle = pack(checkpoint, place, self._pack_of(variant), part, beside)
         seconds, own = _seconds(checkpoint.lineage), _seconds(checkpoint.lineage[len(start.lineage) :])
         before = 0.0 if part is None else _seconds(part.checkpoint.lineage) - took
         zeros, parameters = zeros_among(checkpoint.parameters.values())
@@ -106,7 +113,11 @@ class Maker:
             parameters=parameters,
             kernels=kernels((bundle.encoder, bundle.step)),
             ranker=None if part is None else described(part, bundle),
+            counts=tuple(bundle.manifest.counts),
         )
+
+    def _beside(self, network: Checkpoint, others: Sequence[Checkpoint]) -> list[Counted]:
+        return fitted_beside(network, others, self.workshop.dataset_of(network), repeats=self.workshop.repeats)[0]
 
     def _pack_of(self, variant: Variant) -> PackConfig:
         """The frontier's own settings may name a ranker that this variant does not have."""

@@ -21,7 +21,7 @@ def remarks(variant: Variant, figures: Figures, teacher: Figures, spread: float)
     ranker = figures.ranker
     if ranker and (ranker.weights == "int8" or _claims_integers(ranker.model)) and not _has_integers(ranker.kernels):
         yield "its ranker says int8, but the ranker's graphs hold no integer operator"
-    if not (variant.steps or variant.checkpoint) and variant.ranker is True:
+    if not (variant.steps or variant.checkpoint or variant.beside) and variant.ranker is True:
         return
     own, reference = (one.speed.requests_per_second.median for one in (figures, teacher))
     faster = own > reference * (1 + spread)

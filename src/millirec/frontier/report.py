@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from millirec.bundle.counts import CountsEntry
 from millirec.data.lineage import Step
 from millirec.frontier.assets import POLICY, SCRIPT, STYLE
 from millirec.frontier.drawing import PLOTS, colour, plot, said, symbol
@@ -141,6 +142,7 @@ def _detail(entry: Entry) -> str:
         f"{figures.parameters:,} parameters, {figures.zeros:.1%} of the floating-point ones 0.</p>",
         f"<ul>{remarks}</ul>" if remarks else "",
         f"<h3>Lineage</h3>{_lineage(figures.lineage)}",
+        _counts(figures.counts),
         _ranker(figures.ranker),
         f"<h3>Differences to the teacher</h3>{_differences(figures)}",
         f"<h3>Stages of an answer, microseconds</h3>{_stages(figures)}",
@@ -157,6 +159,15 @@ def _lineage(steps: Iterable[Step]) -> str:
 
 def _operators(kernels: Mapping[str, int]) -> str:
     return ", ".join(f"{escape(name)} {n}" for name, n in kernels.items())
+
+
+def _counts(counts: Sequence[CountsEntry]) -> str:
+    """What is told of counts beside the network; nothing where there are none."""
+    lines = [
+        f"<li>{escape(str(one.model['kind']))}: weight {one.gain.weight:g}, floor {one.gain.floor:g}</li>"
+        for one in counts
+    ]
+    return f"<h3>Counted beside it</h3><ul>{''.join(lines)}</ul>" if lines else ""
 
 
 def _ranker(ranker: MadeRanker | None) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from millirec.bundle.counts import CountsEntry
 from millirec.data.lineage import Step
 from millirec.frontier.choice import Choice
 from millirec.frontier.config import Limits, Measure
@@ -22,7 +23,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     `quality` and `speed`: measured. `bundle_bytes`: of all files of the bundle. `training_seconds` and
     `compression_seconds`: from the lineage, that of the ranker included. `zeros`: share of the floating-point
     parameters that are 0. `kernels`: nodes of its graphs by operator. `ranker`: the second stage, of which `model`,
-    `lineage` and the last three do not tell.
+    `lineage` and the last three do not tell. `counts`: what was counted beside the network.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     parameters: int
     kernels: dict[str, int]
     ranker: MadeRanker | None = None
+    counts: tuple[CountsEntry, ...] = ()
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
