@@ -19,7 +19,8 @@ benchmarks.quality --set SET --only MODEL --seeds 1 2 3 --resume` makes a run. E
 never a sample; ties count against the model; "last" is by a stable sort on time, file order on ties. The time of the
 request is known to the models, as it is to a server (only those with a time bias read it). A figure of several seeds
 is mean ± standard deviation over the seeds (their number in brackets), of one seed its 95 % bootstrap interval over
-users. Minutes are wall-clock training time, validation included, and in brackets the CPU minutes of the whole command:
+users. Rows "as served" are of bundles, replayed through the engine: counts beside a network, see
+[cascade.md](cascade.md#counts-beside-a-network). Minutes are wall-clock training time, validation included, and in brackets the CPU minutes of the whole command:
 most runs shared their machine with other work. "Minutes to" a figure: until it was first read on the validation part.
 See [evaluation.md](evaluation.md) for the rules and their reasons.
 """
@@ -83,11 +84,11 @@ def row(spec: Set, model: str, results: list[Result]) -> list[str]:
 
 
 def cell(figures: list[dict[str, float]]) -> str:
-    """Mean ± sd over seeds, or the interval over users of a single one."""
+    """Mean ± sd over seeds; the interval over users of a single one, and of what is the same for every seed."""
     if not figures:
         return ""
     values = [figure["value"] for figure in figures]
-    if len(values) > 1:
+    if len(set(values)) > 1:
         return f"{statistics.mean(values):.4f} ± {statistics.stdev(values):.4f} ({len(values)})"
     low, high = figures[0]["low"], figures[0]["high"]
     return f"{values[0]:.4f} [{low:.4f}, {high:.4f}]"

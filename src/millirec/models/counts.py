@@ -53,9 +53,9 @@ class CountTable(NamedTuple):
         """From what `arrays` gave. Raises ArtifactError where the parts do not fit."""
         try:
             table = cls(
-                arrays["stops"].astype(np.int64),
-                arrays["rows"].astype(np.int32),
-                arrays["weights"].astype(np.float16),
+                arrays["stops"].astype(np.int64, copy=False),
+                arrays["rows"].astype(np.int32, copy=False),
+                arrays["weights"].astype(np.float16, copy=False),
                 length,
             )
         except KeyError as error:
