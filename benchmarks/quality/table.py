@@ -19,10 +19,10 @@ benchmarks.quality --set SET --only MODEL --seeds 1 2 3 --resume` makes a run. E
 never a sample; ties count against the model; "last" is by a stable sort on time, file order on ties. The time of the
 request is known to the models, as it is to a server (only those with a time bias read it). A figure of several seeds
 is mean ± standard deviation over the seeds (their number in brackets), of one seed its 95 % bootstrap interval over
-users. Rows "as served" are of bundles, replayed through the engine: counts beside a network, see
-[cascade.md](cascade.md#counts-beside-a-network). Minutes are wall-clock training time, validation included, and in brackets the CPU minutes of the whole command:
-most runs shared their machine with other work. "Minutes to" a figure: until it was first read on the validation part.
-See [evaluation.md](evaluation.md) for the rules and their reasons.
+users. Rows "as served" are of bundles, replayed through the engine: [counts beside a
+network](cascade.md#counts-beside-a-network). Minutes are wall-clock training time, validation included, and in
+brackets the CPU minutes of the whole command: most runs shared their machine with other work. "Minutes to" a figure:
+until it was first read on the validation part. See [evaluation.md](evaluation.md) for the rules and their reasons.
 """
 
 
