@@ -12,6 +12,8 @@ from millirec.cascade.query import Asked, Shelf
 from millirec.cascade.rules import Boost, boosts_of
 from millirec.cascade.selectors import MMRSelector
 from millirec.cascade.sources import PopularSource, SequenceSource, SimilarSource
+from millirec.data.catalog import Catalog, Vocabulary
+from millirec.index import ExactConfig, build
 from tests.shelves import ask, rows_of, shelf_of
 
 SHELF = shelf_of(60)
@@ -99,6 +101,19 @@ def test_sources_together_and_selectors_read_the_same_scores() -> None:
         [answer] = Cascade(config, SHELF).run([raised])
         assert rows_of(answer)[0] == last
         assert answer.scores[0] == pytest.approx(plain.scores[-1] + 100, rel=1e-4)
+
+
+def test_an_item_without_a_finite_vector_stays_out() -> None:
+    vectors = np.random.default_rng(0).normal(size=(21, 4)).astype(np.float32)
+    vectors[7], vectors[9] = np.nan, np.inf
+    catalog = Catalog(Vocabulary([f"i{row}" for row in range(1, 21)]))
+    shelf = Shelf(catalog, build(vectors, ExactConfig()), np.zeros(21, np.int64))
+    asked = ask(20, [1.0, 0.5, -0.5, 0.25], extra=extra_of({7: 400, 9: 400, 3: 400}))
+    [answer] = Cascade(FILLED, shelf).run([asked])
+    assert rows_of(answer)[0] == 3
+    assert not {7, 9} & set(rows_of(answer))
+    assert len(answer.items) == 18
+    assert np.isfinite(answer.scores).all()
 
 
 def test_nothing_to_add_changes_nothing() -> None:

@@ -43,8 +43,10 @@ def _raised(shelf: Shelf, asked: Asked, found: Candidates, n: int) -> Candidates
     if extra is None or not len(extra.rows):
         return found
     new = extra.rows[shelf.absent(extra.rows, found.rows)]
-    rows = np.concatenate([found.rows, new])
-    scores = np.concatenate([found.scores + extra.of(found.rows), model_scores(shelf, asked, new)])
+    own = model_scores(shelf, asked, new)
+    known = np.isfinite(own)  # the search has left out what has no finite score
+    rows = np.concatenate([found.rows, new[known]])
+    scores = np.concatenate([found.scores + extra.of(found.rows), own[known]])
     if len(rows) > n:
         least = np.partition(scores, len(scores) - n)[len(scores) - n]
         kept = scores >= least
