@@ -131,7 +131,7 @@ def test_cpu_and_memory_of_the_server_are_read() -> None:
     with known_server() as (port, pid):
         report = load("127.0.0.1", port, sent(), LoadSettings(seconds=0.6, warm_up=0.1), ProcessTree.known(pid))
     assert report.server is not None
-    assert report.server.cpu > 0.2
+    assert report.server.cpu > 0.05  # of a core, however busy the machine is with other work
     assert 4 < report.server.rss_mb < 200
     assert report.server.processes == 1
 
