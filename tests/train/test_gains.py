@@ -1,10 +1,13 @@
 """Gains that are fitted: the likeliest there are, of use where counts know more, and none where they know nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from millirec.data.dataset import TRAIN, VALIDATION, Dataset
+from millirec.data.errors import DataError
 from millirec.data.split import targets
 from millirec.models.base import SequenceModel
 from millirec.models.config import MarkovConfig, build
@@ -101,3 +104,10 @@ def test_a_large_catalogue_is_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(module, "_FEWEST", 5)
     dataset = cycle(n_users=60)
     assert fitted_gains(network(12), LENGTH, [counted(dataset)], dataset, repeats=False).n_targets == 25
+
+
+def test_without_validation_targets_nothing_can_be_fitted() -> None:
+    dataset = cycle()
+    roles = np.where(dataset.roles == VALIDATION, TRAIN, dataset.roles)
+    with pytest.raises(DataError, match="no validation targets"):
+        fitted_gains(network(12), LENGTH, [counted(dataset)], replace(dataset, roles=roles), repeats=False)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from millirec.data.dataset import VALIDATION, Dataset
+from millirec.data.errors import DataError
 from millirec.models.base import SequenceModel, catalog_scorer
 from millirec.models.counts import CountTable, Gain
 from millirec.train.evaluate import hide_seen, known_scores, ndcg_at_10, questions, sample_targets
@@ -55,7 +56,10 @@ class _Asked:
 def fitted_gains(
     network: SequenceModel, length: int, tables: Sequence[CountTable], dataset: Dataset, *, repeats: bool
 ) -> Fitted:
-    """Gains of `tables` beside a network that reads `length` events. With large catalogues some targets are read."""
+    """Gains of `tables` beside a network that reads `length` events. With large catalogues some targets are read.
+
+    Raises DataError when there are no validation targets.
+    """
     asked = _asked(network, length, tables, dataset, repeats=repeats)
     logs = _likeliest(asked)
     scale, weights, floors = logs[0].exp(), *logs[1:].exp().view(2, -1)
@@ -72,6 +76,8 @@ def _asked(
 ) -> _Asked:
     most = max(_FEWEST, _NUMBERS // (len(dataset.items) + 1))
     targets = sample_targets(dataset, VALIDATION, most, repeats=repeats, seed=0)
+    if not len(targets):
+        raise DataError("there are no validation targets that gains could be fitted to", "use a split that has some")
     seq, device = dataset.sequences, torch.device("cpu")
     scores, wanted, spans = [], [], []
     with torch.inference_mode():
