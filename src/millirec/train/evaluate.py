@@ -56,9 +56,24 @@ def rank_targets(
     seq = dataset.sequences
     n_items = len(dataset.items)
     k = min(lists, n_items)
-    device = next(iter(_tensors(model)), torch.empty(0)).device
     ranks = np.zeros(len(asked), np.int64)
     top = np.zeros((len(asked), k), np.int32)
+    for which, scores, target in scored(model, dataset, asked, length, keep_seen=keep_seen):
+        ranks[which] = _rank(scores, target).cpu().numpy()
+        if k:
+            top[which] = scores.topk(k, dim=1).indices.int().cpu().numpy()
+    return Ranks(ranks, top, seq.users[asked.places], asked.n_repeats, asked.n_cold)
+
+
+def scored(
+    model: SequenceModel | Ranker, dataset: Dataset, asked: Targets, length: int, *, keep_seen: bool
+) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    """Of each batch: which of the targets, int64 (b,), scores of the catalogue (b, n_items + 1), their rows int64 (b,).
+
+    -inf is the score of what cannot be the answer: padding, what is no number, and seen items unless `keep_seen`.
+    """
+    seq = dataset.sequences
+    device = next(iter(_tensors(model)), torch.empty(0)).device
     with torch.inference_mode():
         scorer = catalog_scorer(model)
         for which, inputs in questions(dataset, asked, length, device):
@@ -66,11 +81,7 @@ def rank_targets(
             scores = known_scores(scorer, inputs)
             if not keep_seen:
                 hide_seen(scores, seq.items, places, starts)
-            target = torch.from_numpy(seq.items[places].astype(np.int64)).to(device)
-            ranks[which] = _rank(scores, target).cpu().numpy()
-            if k:
-                top[which] = scores.topk(k, dim=1).indices.int().cpu().numpy()
-    return Ranks(ranks, top, seq.users[asked.places], asked.n_repeats, asked.n_cold)
+            yield which, scores, torch.from_numpy(seq.items[places].astype(np.int64)).to(device)
 
 
 def questions(

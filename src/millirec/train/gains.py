@@ -16,9 +16,9 @@ from torch import Tensor
 
 from millirec.data.dataset import VALIDATION, Dataset
 from millirec.data.errors import DataError
-from millirec.models.base import SequenceModel, catalog_scorer
+from millirec.models.base import SequenceModel
 from millirec.models.counts import CountTable, Gain
-from millirec.train.evaluate import hide_seen, known_scores, ndcg_at_10, questions, sample_targets
+from millirec.train.evaluate import ndcg_at_10, sample_targets, scored
 
 _NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once, and the fewest targets
 _START, _PRIOR = (0.5, 0.3, 0.02), 0.5  # temperature^-1, weight and floor to begin with; precision of their logarithms
@@ -78,20 +78,14 @@ def _asked(
     targets = sample_targets(dataset, VALIDATION, most, repeats=repeats, seed=0)
     if not len(targets):
         raise DataError("there are no validation targets that gains could be fitted to", "use a split that has some")
-    seq, device = dataset.sequences, torch.device("cpu")
+    seq = dataset.sequences
     scores, wanted, spans = [], [], []
-    with torch.inference_mode():
-        scorer = catalog_scorer(network)
-        for which, inputs in questions(dataset, targets, length, device):
-            places, starts = targets.places[which], targets.starts[which]
-            found = known_scores(scorer, inputs)
-            if not repeats:
-                hide_seen(found, seq.items, places, starts)
-            scores.append(found.clamp_min(_NEVER))
-            wanted.append(seq.items[places].astype(np.int64))
-            spans += list(zip(starts.tolist(), places.tolist(), strict=True))
+    for which, found, target in scored(network, dataset, targets, length, keep_seen=repeats):
+        scores.append(found.clamp_min(_NEVER))
+        wanted.append(target)
+        spans += list(zip(targets.starts[which].tolist(), targets.places[which].tolist(), strict=True))
     rows, votes = _voted([seq.items[start:place] for start, place in spans], tables)
-    targets_of = torch.from_numpy(np.concatenate(wanted))
+    targets_of = torch.cat(wanted).clone()  # out of inference mode, as the scores
     own = (votes * (rows == targets_of[:, None])).sum(2)
     return _Asked(torch.cat(scores).clone(), targets_of, rows, votes, own)
 
