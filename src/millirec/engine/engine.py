@@ -2,50 +2,20 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
-from itertools import groupby
-from secrets import token_hex
 from time import perf_counter
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from millirec.bundle import Bundle
 from millirec.cascade.cascade import CascadeConfig
-from millirec.cascade.query import Asked, Query, Ranking, Stage, Trace
-from millirec.cascade.rules import boosts_of, check_values, meets
+from millirec.cascade.query import Query, Ranking, Stage
 from millirec.data.errors import ArtifactError, ConfigError, MillirecError, NotFoundError, QueryError
-from millirec.data.event import Record, shown_key, state_key
-from millirec.engine.carry import Question
+from millirec.data.event import Record, shown_key
 from millirec.engine.loaded import Loaded
 from millirec.engine.members import Encoded
-from millirec.engine.ranker import Asker, LiveRanker
 from millirec.engine.settings import EngineSettings
 from millirec.engine.state import StateStore
-
-_NONE = np.empty(0, np.int32)
-_NEVER = np.empty(0, np.int64)
-
-
-@dataclass(slots=True)
-class _Turn:
-    """One question on its way: its place in the batch, and the history that stands for its user, in rows."""
-
-    place: int
-    query: Query
-    asked: Asked
-    items: NDArray[np.int32]
-    times: NDArray[np.int64]
-    time: int
-    key: bytes | None
-    encoded: Encoded | None = None
-    counts_us: float = 0.0
-
-    @property
-    def question(self) -> Question:
-        """What the models read."""
-        return Question(self.key, self.items, self.times, self.time)
+from millirec.engine.turn import Turn, check_k, encode, narrow, set_due, turn_of
 
 
 class Engine:
@@ -92,11 +62,11 @@ class Engine:
         """
         loaded = loaded or self._loaded
         answers: dict[int, Ranking | MillirecError] = {}
-        turns: list[_Turn] = []
+        turns: list[Turn] = []
         started = perf_counter()
         for place, query in enumerate(queries):
             try:
-                turns.append(self._turn(loaded, place, query))
+                turns.append(turn_of(loaded, self.settings, self.store.clock, query, place))
             except MillirecError as error:
                 answers[place] = error
         try:
@@ -107,17 +77,17 @@ class Engine:
             return [answer for query in queries for answer in self.recommend_many([query], loaded)]
         for turn in turns:
             try:
-                self._narrow(loaded, turn)
+                narrow(loaded, turn, self.store.clock)
             except MillirecError as error:
                 answers[turn.place] = error
         turns = [turn for turn in turns if turn.place not in answers]
         read = perf_counter()
-        _set_due(loaded, turns, started)
+        set_due(loaded, turns, started)
         if loaded.cascade.wants_vector:
-            self._encode(loaded, turns)
+            encode(loaded, turns)
         times = ((read - started) * 1e6, (perf_counter() - read) * 1e6)
         for turn in turns:
-            turn.asked.before = _before(turn, *times)
+            turn.asked.before = turn.before(*times)
         begun = perf_counter()
         rankings = loaded.cascade.run([turn.asked for turn in turns])
         if any(turn.asked.due is not None for turn in turns):
@@ -135,20 +105,20 @@ class Engine:
         if query.candidates is not None:
             raise QueryError("candidates are ranked at once, not stage by stage", "ask with `recommend`")
         loaded, started = self._loaded, perf_counter()
-        turn = self._turn(loaded, 0, query)
+        turn = turn_of(loaded, self.settings, self.store.clock, query)
         self._remember(loaded, [turn])
-        self._narrow(loaded, turn)
-        turn.asked.before = _before(turn, (perf_counter() - started) * 1e6, 0.0)[:1]
-        _set_due(loaded, [turn], started)
+        narrow(loaded, turn, self.store.clock)
+        turn.asked.before = turn.before((perf_counter() - started) * 1e6, 0.0)[:1]
+        set_due(loaded, [turn], started)
 
-        def encode() -> None:
+        def give_vector() -> None:
             begun = perf_counter()
             if loaded.cascade.wants_vector:
-                self._encode(loaded, [turn])
+                encode(loaded, [turn])
             took = turn.asked.before[0].microseconds, (perf_counter() - begun) * 1e6
-            turn.asked.before = _before(turn, *took)
+            turn.asked.before = turn.before(*took)
 
-        for ranking, is_last in loaded.cascade.stream(turn.asked, encode):
+        for ranking, is_last in loaded.cascade.stream(turn.asked, give_vector):
             yield _signed(ranking, loaded, turn.encoded), is_last
 
     def similar(self, item: str, k: int = 10) -> Ranking:
@@ -156,7 +126,7 @@ class Engine:
 
         Raises NotFoundError when the bundle does not know the item, QueryError for a bad `k`.
         """
-        self._check_k(k)
+        check_k(k, self.settings)
         loaded = self._loaded
         vocabulary = loaded.bundle.catalog.vocabulary
         row = vocabulary.row(item)
@@ -224,31 +194,7 @@ class Engine:
         loaded.follow(self.store)
         return loaded
 
-    def _turn(self, loaded: Loaded, place: int, query: Query) -> _Turn:
-        """Check a question and take from it what needs no state."""
-        self._check_k(query.k)
-        self._check_ids("items", query.items)
-        self._check_ids("exclude", query.exclude)
-        self._check_ids("include", query.include)
-        self._check_ids("own", query.own)
-        if query.own and not loaded.cascade.takes_own:
-            raise QueryError('own: the cascade has no source "own"', "add it to the sources, or leave `own` out")
-        self._check_ids("candidates", query.candidates)
-        if query.where or query.boost:
-            for where in (query.where, *[boost.where for boost in query.boost]):
-                check_values(where)
-        asked = Asked(query.k, None, _NONE, _NONE)
-        asked.request_id = query.request_id or (token_hex(12) if loaded.cascade.explores else None)
-        time = query.time if query.time is not None else self.store.clock()
-        if query.items is None:
-            key = state_key(query.user, query.session) if query.user or query.session else None
-            return _Turn(place, query, asked, _NONE, _NEVER, time, key)
-        asked.history = rows = loaded.bundle.catalog.vocabulary.rows(query.items)
-        if not query.keep_seen:
-            asked.seen = rows
-        return _Turn(place, query, asked, rows, np.full(len(rows), time), time, None)  # no times are given: all now
-
-    def _remember(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
+    def _remember(self, loaded: Loaded, turns: Sequence[Turn]) -> None:
         """Read the histories of all questions, and what is new of items, from one snapshot."""
         stored = [turn for turn in turns if turn.key is not None]
         keys = [turn.key for turn in stored if turn.key is not None]
@@ -266,87 +212,6 @@ class Engine:
             if not turn.query.keep_seen:
                 turn.asked.seen = loaded.rows[history.seen]
 
-    def _narrow(self, loaded: Loaded, turn: _Turn) -> None:
-        """The filters of a question, in rows. After `catch_up`, so that they know the newest fields."""
-        query, asked = turn.query, turn.asked
-        rows = loaded.bundle.catalog.vocabulary.rows
-        asked.available = loaded.available
-        if query.exclude:
-            asked.exclude = rows(query.exclude)
-        if query.include is not None:
-            asked.include = rows(query.include)
-        if query.own:
-            asked.own = rows(query.own)
-        if query.where:
-            asked.where = meets(loaded.shelf.fields, query.where)
-        if query.boost:
-            asked.boosts = boosts_of(loaded.shelf.fields, query.boost)
-        if query.candidates is not None:
-            excluded = set(query.exclude)
-            asked.names = tuple([name for name in query.candidates if name not in excluded])
-            asked.candidates = rows(asked.names)
-        if loaded.ranker is not None:
-            asked.ranker = loaded.ranker.scorer(self._asker(loaded.ranker, turn))
-        if loaded.pre_ranker is not None:
-            asked.pre_ranker = loaded.pre_ranker.scorer(self._asker(loaded.pre_ranker, turn))
-        if loaded.tally is not None:
-            asked.outcomes = loaded.tally.as_of(turn.time)
-
-    def _asker(self, ranker: LiveRanker, turn: _Turn) -> Asker:
-        """Who asks, for the ranker. A question about the future is answered as of now: windows do not slide back.
-
-        Without a time of its own a question comes after all acknowledged events, those of this millisecond too.
-        """
-        query, clock = turn.query, self.store.clock()
-        now = clock + 1 if query.time is None else min(query.time, clock)
-        if query.items is not None:
-            return Asker(0, now, query.context, turn.items)
-        return Asker(ranker.user_row(query.user, query.session), now, query.context)
-
-    def _encode(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
-        """Give questions their user vectors; those in a hurry first, as far as their time allows for it."""
-        hurried = sorted([turn for turn in turns if turn.query.deadline_ms is not None], key=_deadline)
-        for _, group in groupby(hurried, _deadline):
-            self._encode_in_time(loaded, list(group))
-        patient = [turn for turn in turns if turn.query.deadline_ms is None] if hurried else turns
-        if patient:
-            _take(loaded, patient, loaded.members.encode([turn.question for turn in patient]))
-
-    def _encode_in_time(self, loaded: Loaded, turns: Sequence[_Turn]) -> None:
-        """Vectors by what has time enough; where nothing has, the questions are told that they are late."""
-        costs = loaded.cascade.costs
-        due = min(turn.asked.due for turn in turns if turn.asked.due is not None)
-        due -= len(turns) * costs.expected("retrieval")
-        begun = perf_counter()
-        encoded = loaded.members.encode_by([turn.question for turn in turns], due, costs)
-        _take(loaded, turns, encoded)
-        if encoded.names:
-            costs.took("encode", (perf_counter() - begun) / len(turns))
-        for turn in turns:
-            turn.asked.is_late = not encoded.names
-
-    def _check_ids(self, name: str, ids: Sequence[str] | None) -> None:
-        if ids and len(ids) > self.settings.max_items:
-            raise QueryError(f"{name}: {len(ids)} ids, at most {self.settings.max_items} are taken", "send fewer")
-
-    def _check_k(self, k: int) -> None:
-        if not 1 <= k <= self.settings.max_k:
-            raise QueryError(f"k = {k}", f"choose 1 to {self.settings.max_k}")
-
-
-def _deadline(turn: _Turn) -> float:
-    return turn.query.deadline_ms or 0.0
-
-
-def _take(loaded: Loaded, turns: Sequence[_Turn], encoded: Encoded) -> None:
-    """Give questions their vectors, and what was counted adds to the scores."""
-    for turn, vector in zip(turns, encoded.vectors, strict=True):
-        turn.asked.vector, turn.encoded = vector, encoded
-        if vector is not None and loaded.tables:
-            begun = perf_counter()
-            turn.asked.extra = loaded.gained(turn.items)
-            turn.counts_us = (perf_counter() - begun) * 1e6
-
 
 def _signed(ranking: Ranking, loaded: Loaded, encoded: Encoded | None = None) -> Ranking:
     """The answer with the name and the version of the bundle that gave it, and who of several models took part."""
@@ -356,21 +221,3 @@ def _signed(ranking: Ranking, loaded: Loaded, encoded: Encoded | None = None) ->
     left_out = dict(encoded.left_out) or None
     members = () if ranking.source == "popular" else encoded.names
     return msgspec.structs.replace(ranking, model=name, version=version, members=members, left_out=left_out)
-
-
-def _set_due(loaded: Loaded, turns: Sequence[_Turn], started: float) -> None:
-    """When each question must be done, so that the whole batch, which is answered together, is in time."""
-    for turn in turns:
-        query = turn.query
-        if query.deadline_ms is not None:
-            due = started + query.deadline_ms * 1e-3 if query.due is None else query.due
-            turn.asked.due = due - (len(turns) - 1) * loaded.cascade.costs.expected("question")
-
-
-def _before(turn: _Turn, state_us: float, encode_us: float) -> Trace:
-    """The stages before the cascade: events read from the state, those that the model knows, and items with counts."""
-    known = int(np.count_nonzero(turn.items))
-    encoded, extra = int(turn.asked.vector is not None), turn.asked.extra
-    encode_us = max(encode_us - turn.counts_us, 0.0)
-    stages = Stage("state", len(turn.items), known, state_us), Stage("encode", known, encoded, encode_us)
-    return stages if extra is None else (*stages, Stage("counts", known, len(extra.rows), turn.counts_us))
