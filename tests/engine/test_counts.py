@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from millirec.bundle import Bundle, Counted, open_bundle, pack
+from millirec.bundle import Beside, Bundle, open_bundle, pack
 from millirec.bundle.manifest import entry_of, sealed
 from millirec.cascade.query import Query
 from millirec.data.encode import encode
@@ -39,12 +39,12 @@ def baseline(network: Checkpoint, config: MarkovConfig | ItemKNNConfig | EASECon
 
 
 @pytest.fixture(scope="module")
-def beside(checkpoint: Checkpoint) -> list[Counted]:
-    return [Counted(baseline(checkpoint, kind()), gain) for kind, gain in GAINS.items()]
+def beside(checkpoint: Checkpoint) -> list[Beside]:
+    return [Beside(baseline(checkpoint, kind()), gain) for kind, gain in GAINS.items()]
 
 
 @pytest.fixture(scope="module")
-def packed(checkpoint: Checkpoint, beside: list[Counted], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def packed(checkpoint: Checkpoint, beside: list[Beside], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return pack(checkpoint, tmp_path_factory.mktemp("counts") / "bundle", beside=beside)
 
 
@@ -55,7 +55,7 @@ def answering(packed: Bundle) -> Iterator[Engine]:
     engine.close()
 
 
-def expected(network: Checkpoint, beside: list[Counted], rows: list[int]) -> np.ndarray:
+def expected(network: Checkpoint, beside: list[Beside], rows: list[int]) -> np.ndarray:
     """Scores of the catalogue from dense tables: neither sparse rows nor the engine take part."""
     module = network.network()
     batch = Inputs.of(encode([np.array(rows, np.int32)], None, 20))
@@ -76,7 +76,7 @@ def expected(network: Checkpoint, beside: list[Counted], rows: list[int]) -> np.
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=25), st.integers(1, 60))
 def test_answers_are_those_of_dense_tables(
-    answering: Engine, checkpoint: Checkpoint, beside: list[Counted], rows: list[int], k: int
+    answering: Engine, checkpoint: Checkpoint, beside: list[Beside], rows: list[int], k: int
 ) -> None:
     answer = answering.recommend(Query(items=tuple(f"i{row}" for row in rows), k=k, keep_seen=True))
     scores = expected(checkpoint, beside, rows)
@@ -86,7 +86,7 @@ def test_answers_are_those_of_dense_tables(
     assert dict(zip(own.items, own.scores, strict=True)) == pytest.approx({"i7": scores[7], "i9": scores[9]}, abs=2e-3)
 
 
-def test_the_last_event_votes(answering: Engine, checkpoint: Checkpoint, beside: list[Counted]) -> None:
+def test_the_last_event_votes(answering: Engine, checkpoint: Checkpoint, beside: list[Beside]) -> None:
     for time, item in enumerate((7, 21)):
         answering.observe(Event(user="ann", item=f"i{item}", time=time))
         rows = [7, 21][: time + 1]
@@ -97,7 +97,7 @@ def test_the_last_event_votes(answering: Engine, checkpoint: Checkpoint, beside:
     assert answering.recommend(Query(user="nobody")).source == "popular"
 
 
-def _votes(beside: list[Counted], rows: list[int]) -> np.ndarray:
+def _votes(beside: list[Beside], rows: list[int]) -> np.ndarray:
     total = np.zeros(61)
     for one in beside:
         found, votes = one.table.votes(np.array(rows, np.int32))
@@ -140,14 +140,14 @@ def test_counts_that_do_not_fit_are_refused(packed: Bundle, tmp_path: Path) -> N
             open_bundle(folder)
 
 
-def test_what_cannot_stand_beside_is_refused(checkpoint: Checkpoint, beside: list[Counted], tmp_path: Path) -> None:
+def test_what_cannot_stand_beside_is_refused(checkpoint: Checkpoint, beside: list[Beside], tmp_path: Path) -> None:
     gain = Gain(weight=1.0, floor=0.1)
     with pytest.raises(ConfigError, match="does not count what"):
-        pack(checkpoint, tmp_path / "b", beside=[Counted(baseline(checkpoint, EASEConfig()), gain)])
+        pack(checkpoint, tmp_path / "b", beside=[Beside(baseline(checkpoint, EASEConfig()), gain)])
     with pytest.raises(ConfigError, match="5 models beside a network"):
         pack(checkpoint, tmp_path / "b", beside=beside[:1] * 5)
     other = Provenance(fingerprint="other", protocol="none", n_events=0, trained_until=0)
-    foreign = Counted(replace(beside[0].checkpoint, provenance=other), gain)
+    foreign = Beside(replace(beside[0].checkpoint, provenance=other), gain)
     with pytest.raises(ArtifactError, match="has learned from other data"):
         pack(checkpoint, tmp_path / "b", beside=[foreign])
     assert not (tmp_path / "b").exists()

@@ -4,7 +4,7 @@ A bundle is a folder of plain data: ONNX graphs, one file with the arrays of gra
 manifest in JSON. Nothing in it is ever executed, beyond running the graphs. Opening needs no torch; packing does.
 """
 
-from millirec.bundle.counts import Counted
+from millirec.bundle.counts import Beside
 from millirec.bundle.ensemble import pack_ensemble
 from millirec.bundle.foreign import ForeignConfig, ForeignItems, pack_graph
 from millirec.bundle.manifest import FileEntry, Manifest
@@ -13,8 +13,8 @@ from millirec.bundle.rank_packing import RankerPart
 from millirec.bundle.read import Bundle, open_bundle
 
 __all__ = [
+    "Beside",
     "Bundle",
-    "Counted",
     "FileEntry",
     "ForeignConfig",
     "ForeignItems",

@@ -25,7 +25,7 @@ class CountsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     gain: Gain
 
 
-class Counted(NamedTuple):
+class Beside(NamedTuple):
     """A baseline that is packed beside a network: Markov or ItemKNN."""
 
     checkpoint: "Checkpoint"
@@ -39,10 +39,10 @@ class Counted(NamedTuple):
 
 def table_of(checkpoint: "Checkpoint") -> CountTable:
     """The counts of a baseline. Raises ConfigError for a model that has none."""
-    from millirec.models.base import Counted as Counts
+    from millirec.models.base import Counted
 
     network = checkpoint.network()
-    if not isinstance(network, Counts):
+    if not isinstance(network, Counted):
         kind = msgspec.to_builtins(checkpoint.config)["kind"]
         raise ConfigError(
             f'$.model.kind = "{kind}" does not count what goes with each item',
@@ -66,7 +66,7 @@ def check_beside(network: "Checkpoint", others: Sequence["Checkpoint"]) -> None:
             )
 
 
-def counts_arrays(beside: Sequence[Counted]) -> tuple[dict[str, Array], tuple[CountsEntry, ...]]:
+def counts_arrays(beside: Sequence[Beside]) -> tuple[dict[str, Array], tuple[CountsEntry, ...]]:
     """The arrays of the tables, as a bundle names them, and what the manifest says of them."""
     arrays: dict[str, Array] = {}
     entries = []

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from millirec import __version__, index
-from millirec.bundle.counts import Counted, check_beside, counts_arrays
+from millirec.bundle.counts import Beside, check_beside, counts_arrays
 from millirec.bundle.manifest import MANIFEST, SCHEMA, TENSORS, Manifest, entry_of, sealed
 from millirec.bundle.rank_packing import RankerPart, write_ranker
 from millirec.bundle.ranker import PRE_RANKER, RANKER
@@ -79,7 +79,7 @@ def pack(
     folder: Path,
     config: PackConfig | None = None,
     ranker: RankerPart | None = None,
-    beside: Sequence[Counted] = (),
+    beside: Sequence[Beside] = (),
 ) -> Bundle:
     """Export the encoder, check it against the network, build the index, and write the bundle at once.
 

@@ -13,7 +13,7 @@ from millirec.data.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from millirec.bundle import Bundle, Counted, Manifest, PackConfig, RankerPart
+    from millirec.bundle import Beside, Bundle, Manifest, PackConfig, RankerPart
     from millirec.models.checkpoint import Checkpoint
     from millirec.train.fusion import Fusion
 
@@ -133,7 +133,7 @@ def pack(
     _show(packed, bundle, json=json)
 
 
-def _counted(network: Path, beside: list[Path], config: Path | None) -> "list[Counted]":
+def _counted(network: Path, beside: list[Path], config: Path | None) -> "list[Beside]":
     """What is counted beside a network, with gains that suit the validation part; useless counts are left out."""
     if not beside:
         return []

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from millirec.bundle.counts import Counted, check_beside, table_of
+from millirec.bundle.counts import Beside, check_beside, table_of
 from millirec.bundle.packing import network_of
 from millirec.data.dataset import Dataset
 from millirec.frontier.config import Variant
@@ -14,7 +14,7 @@ from millirec.train.gains import Fitted, fitted_gains
 
 def fitted_beside(
     network: Checkpoint, others: Sequence[Checkpoint], dataset: Dataset, *, repeats: bool
-) -> tuple[list[Counted], Fitted]:
+) -> tuple[list[Beside], Fitted]:
     """`others` with their gains beside a network that has learned from `dataset`, without those that add nothing.
 
     Raises ConfigError for a network without user vectors and for others that do not count what goes with an item,
@@ -24,7 +24,7 @@ def fitted_beside(
     tables = [table_of(other) for other in others]
     found = fitted_gains(network_of(network), max_length(network.config), tables, dataset, repeats=repeats)
     pairs = zip(others, found.gains, strict=True)
-    return [Counted(other, gain) for other, gain in pairs if gain is not None], found
+    return [Beside(other, gain) for other, gain in pairs if gain is not None], found
 
 
 def loaded_beside(variant: Variant) -> list[Checkpoint]:

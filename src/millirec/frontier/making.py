@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from millirec import __version__
-from millirec.bundle import Bundle, Counted, PackConfig, open_bundle, pack
+from millirec.bundle import Beside, Bundle, PackConfig, open_bundle, pack
 from millirec.bundle.counts import CountsEntry
 from millirec.compress.recipe import Recipe, compress
 from millirec.compress.workshop import Workshop
@@ -116,7 +116,7 @@ class Maker:
             counts=tuple(bundle.manifest.counts),
         )
 
-    def _beside(self, network: Checkpoint, others: Sequence[Checkpoint]) -> list[Counted]:
+    def _beside(self, network: Checkpoint, others: Sequence[Checkpoint]) -> list[Beside]:
         return fitted_beside(network, others, self.workshop.dataset_of(network), repeats=self.workshop.repeats)[0]
 
     def _pack_of(self, variant: Variant) -> PackConfig:
