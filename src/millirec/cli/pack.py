@@ -1,21 +1,18 @@
 """`millirec pack`: a checkpoint, or a graph from elsewhere, becomes what is deployed."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from millirec.cli.console import note, print_json, table
 from millirec.cli.engine import cascade_config
-from millirec.data.errors import ConfigError, DataError
+from millirec.cli.foreign import ForeignOptions, pack_foreign
+from millirec.cli.parts import RankerOptions, beside_of, fusion_of, rankers_of
+from millirec.data.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from millirec.bundle import Beside, Bundle, Manifest, PackConfig, RankerPart
-    from millirec.models.checkpoint import Checkpoint
-    from millirec.train.fusion import Fusion
+    from millirec.bundle import Bundle, Manifest, PackConfig
 
 
 def pack(
@@ -87,142 +84,66 @@ def pack(
     An ONNX graph made elsewhere is packed with its item ids and vectors; see docs/bring-your-own.md.
     Several checkpoints answer together, by the weighted sum of their scores or by their ranks; see docs/cascade.md.
     """
-    from millirec.bundle import PackConfig, pack_ensemble
     from millirec.bundle import pack as make
+    from millirec.bundle import pack_ensemble
+
+    config = _config(name, index, features, cascade)
+    foreign = ForeignOptions(ids, vectors, max_length, quantize)
+    rankers = RankerOptions(ranker, pre_ranker, ranker_weights, facts)
+    others = beside or []
+    _check(models, weights, others, rankers, foreign)
+    if models[0].suffix == ".onnx":
+        packed = pack_foreign(models[0], bundle, config, foreign)
+    else:
+        from millirec.models.checkpoint import Checkpoint
+
+        ranked = rankers_of(rankers, config_file)
+        checkpoints = [Checkpoint.load(model) for model in models]
+        if len(models) == 1:
+            packed = make(checkpoints[0], bundle, config, ranked, beside_of(models[0], others, config_file))
+        else:
+            fusion = fusion_of(models, checkpoints, weights or "fitted", config_file)
+            packed = pack_ensemble(checkpoints, fusion.shares, bundle, config, ranked, fusion.how)
+    _show(packed, bundle, json=json)
+
+
+def _config(name: str | None, index: str, features: str | None, cascade: Path | None) -> "PackConfig":
+    """What goes for any bundle. Raises ConfigError for an index that there is not, or a cascade that is wrong."""
+    from millirec.bundle import PackConfig
     from millirec.cascade.cascade import CascadeConfig
     from millirec.index import ExactConfig, PQConfig
 
-    if pre_ranker is not None and ranker is None:
-        raise ConfigError("--pre-ranker without --ranker", "give the ranker whose candidates it chooses")
     kinds = {"exact": ExactConfig, "pq": PQConfig}
     if index != "auto" and index not in kinds:
         raise ConfigError(f"--index {index}", "choose auto, exact or pq")
-    config = PackConfig(
+    return PackConfig(
         name=name,
         index=kinds[index]() if index in kinds else "auto",
         cascade=cascade_config(cascade) or CascadeConfig(),
         features=None if features is None else tuple(filter(None, features.split(","))),
     )
-    foreign = {"--ids": ids, "--vectors": vectors, "--max-length": max_length, "--quantize": quantize}
+
+
+def _check(
+    models: list[Path], weights: str | None, beside: list[Path], rankers: RankerOptions, foreign: ForeignOptions
+) -> None:
+    """Raises ConfigError for options that do not go together."""
+    files = [model for model in models if model.suffix == ".onnx"]
+    is_ranked = rankers.ranker is not None
+    if rankers.pre_ranker is not None and not is_ranked:
+        raise ConfigError("--pre-ranker without --ranker", "give the ranker whose candidates it chooses")
     if len(models) == 1 and weights is not None:
         raise ConfigError("--weights with one checkpoint", "give two or more, or leave it out")
-    if len(models) == 1 and models[0].suffix == ".onnx":
-        if ranker is not None or beside:
-            option = "--beside" if beside else "--ranker"
-            raise ConfigError(f"{option} with an ONNX file", "pack the checkpoint of a sequence model")
-        packed = _pack_graph(models[0], bundle, config, foreign)
-    else:
-        from millirec.models.checkpoint import Checkpoint
-
-        if given := [option for option, value in foreign.items() if value is not None]:
-            raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
-        if files := [model for model in models if model.suffix == ".onnx"]:
-            raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
-        if beside and (len(models) > 1 or ranker is not None):
-            what = "several checkpoints" if ranker is None else "--ranker"
-            raise ConfigError(f"--beside with {what}", "pack one network with what was counted, and no more")
-        part = None if ranker is None else _ranker_part(ranker, ranker_weights, config_file, facts)
-        if part is not None and pre_ranker is not None:
-            part = replace(part, pre=_ranker_part(pre_ranker, ranker_weights, config_file, facts))
-        checkpoints = [Checkpoint.load(model) for model in models]
-        if len(models) == 1:
-            packed = make(checkpoints[0], bundle, config, part, _counted(models[0], beside or [], config_file))
-        else:
-            fusion = _fusion(models, checkpoints, weights or "fitted", config_file)
-            packed = pack_ensemble(checkpoints, fusion.shares, bundle, config, part, fusion.how)
-    _show(packed, bundle, json=json)
-
-
-def _counted(network: Path, beside: list[Path], config: Path | None) -> "list[Beside]":
-    """What is counted beside a network, with gains that suit the validation part; useless counts are left out."""
-    if not beside:
-        return []
-    from millirec.cli.artifact import Artifact
-    from millirec.config import load_run
-    from millirec.frontier.beside import fitted_beside
-    from millirec.models.checkpoint import Checkpoint
-
-    checkpoint, others = Checkpoint.load(network), [Checkpoint.load(path) for path in beside]
-    artifact = Artifact.open(network)
-    data = artifact.data_of(None if config is None else load_run(config).data)
-    counted, fitted = fitted_beside(checkpoint, others, data, repeats=artifact.repeats)
-    told = f"NDCG@10 of {fitted.n_targets:,} validation targets: {fitted.before:.4f} -> {fitted.after:.4f} with counts"
-    note(told if fitted.after > fitted.before else f"[yellow]{told}: they do not help[/yellow]")
-    for path, gain in zip(beside, fitted.gains, strict=True):
-        if gain is None:
-            note(f"[yellow]left out, as it adds nothing:[/yellow] {path}")
-    return counted
-
-
-def _fusion(models: list[Path], checkpoints: "list[Checkpoint]", weights: str, config: Path | None) -> "Fusion":
-    """What is made of several models: as given, or fitted to the validation part."""
-    from millirec.cli.artifact import Artifact, alike
-    from millirec.config import load_run
-    from millirec.models.fusion import ReciprocalRank
-    from millirec.train.fusion import Fusion, fit
-
-    if weights in ("equal", "reciprocal-rank"):
-        return Fusion([1.0] * len(models), ReciprocalRank() if weights == "reciprocal-rank" else None)
-    if weights not in ("fitted", "stacked"):
-        try:
-            return Fusion([float(weight) for weight in weights.split(",")])
-        except ValueError as error:
-            raise ConfigError(
-                f"--weights {weights}", "use fitted, equal, reciprocal-rank, stacked, or numbers with commas between"
-            ) from error
-    artifacts = [Artifact.open(model) for model in models]
-    alike(artifacts)
-    data = artifacts[0].data_of(None if config is None else load_run(config).data)
-    return fit(checkpoints, weights, data, repeats=artifacts[0].repeats)
-
-
-def _ranker_part(path: Path, weights: str, config: Path | None, facts: str) -> "RankerPart":
-    from millirec.bundle import RankerPart
-    from millirec.cli.ranker import data_of_ranker
-    from millirec.data.features import known_events
-    from millirec.data.labels import labels_of
-    from millirec.models.rankers.checkpoint import RankerCheckpoint
-
-    if weights not in ("fp32", "int8"):
-        raise ConfigError(f"--ranker-weights {weights}", "choose fp32 or int8")
-    if facts not in ("before-test", "all"):
-        raise ConfigError(f"--facts {facts}", "choose before-test or all")
-    checkpoint = RankerCheckpoint.load(path)
-    dataset = data_of_ranker(checkpoint, config)
-    known = known_events(dataset, labels_of(dataset, checkpoint.label), test=facts == "all")
-    return RankerPart(checkpoint, known, "int8" if weights == "int8" else "fp32")
-
-
-def _pack_graph(model: Path, folder: Path, config: "PackConfig", given: "Mapping[str, object]") -> "Bundle":
-    from millirec.bundle import ForeignConfig, ForeignItems, pack_graph
-    from millirec.config import convert
-
-    for option in ("--ids", "--vectors", "--max-length"):
-        if given[option] is None:
-            raise ConfigError(f"{option} is missing", "an ONNX file does not say it; see docs/bring-your-own.md")
-    settings = {"max_length": given["--max-length"], "quantize": given["--quantize"]}
-    foreign: ForeignConfig = convert(settings, ForeignConfig, "--quantize")
-    items = ForeignItems(*_items(Path(str(given["--ids"])), Path(str(given["--vectors"]))))
-    return pack_graph(model, items, folder, foreign, config)
-
-
-def _items(ids: Path, vectors: Path) -> tuple[Any, Any]:
-    """Catalogue and vectors from their files. Raises DataError when one cannot be read."""
-    import numpy as np
-
-    from millirec.data.catalog import Catalog, Vocabulary
-
-    try:
-        names = ids.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{ids}: cannot be read ({error})", "give item ids as text, one a line") from error
-    try:
-        array = np.load(vectors, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{vectors}: cannot be read ({error})", "write it with numpy.save, as floats") from error
-    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-        raise DataError(f"{vectors}: holds no array of floats", "write it with numpy.save, as floats")
-    return Catalog(Vocabulary(names)), array
+    if files and len(models) > 1:
+        raise ConfigError(f"{files[0]}: an ONNX file among several models", "give checkpoints, or this one alone")
+    if files and (is_ranked or beside):
+        option = "--beside" if beside else "--ranker"
+        raise ConfigError(f"{option} with an ONNX file", "pack the checkpoint of a sequence model")
+    if not files and (given := foreign.given()):
+        raise ConfigError(f"{given[0]} is for ONNX files", "leave it out for a checkpoint")
+    if beside and (len(models) > 1 or is_ranked):
+        what = "--ranker" if is_ranked else "several checkpoints"
+        raise ConfigError(f"--beside with {what}", "pack one network with what was counted, and no more")
 
 
 def _fusion_rows(manifest: "Manifest") -> list[list[str]]:
