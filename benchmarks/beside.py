@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ensemble_serving import engine_of
+from benchmarks.engines import difference, engine_of, gains_of, told
 from benchmarks.machine import describe
 from benchmarks.paste import ROOT, paste, table
 from benchmarks.quality.train import RUNS
@@ -29,7 +29,6 @@ from millirec.data.dataset import TEST, Dataset
 from millirec.data.split import targets
 from millirec.frontier.beside import fitted_beside
 from millirec.frontier.replay import replay
-from millirec.metrics.bootstrap import paired_difference
 from millirec.models.checkpoint import Checkpoint
 
 RESULT = ROOT / "benchmarks" / "results" / "beside.json"
@@ -61,12 +60,11 @@ def quality(seed: int) -> list[dict[str, Any]]:
         engine = engine_of(bundle)
         ranks = replay(engine, data, TEST).ranks
         engine.close()
-        gain = np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0)
+        gain = gains_of(ranks)
         row = {"beside": names, "ndcg@10": float(gain.mean()), "hr@10": float((ranks <= 10).mean())}
         row |= {"bytes": bundle.bytes, "gains": [[one.gain.weight, one.gain.floor] for one in bundle.manifest.counts]}
         if names:
-            found = paired_difference(gain, first, n=10_000, groups=users)
-            row |= {"difference": [found.mean, found.low, found.high], "p_value": found.p_value}
+            row |= difference(gain, first, users)
         else:
             first = gain
         rows.append(row)
@@ -98,13 +96,9 @@ def shown(result: dict[str, Any]) -> str:
     """The table for docs/cascade.md."""
     rows = []
     for row in result["rows"]:
-        gain = ""
-        if "difference" in row:
-            mean, low, high = row["difference"]
-            gain = f"{mean:+.4f} ({low:+.4f} to {high:+.4f}), p = {row['p_value']:.4f}"
         cost = [f"{row['bytes'] / 1e6:.1f} MB", f"{row['microseconds']['p50']:,}"]
         name = " + ".join((NETWORK, *row["beside"]))
-        rows.append([name, f"{row['ndcg@10']:.4f}", f"{row['hr@10']:.4f}", gain, *cost])
+        rows.append([name, f"{row['ndcg@10']:.4f}", f"{row['hr@10']:.4f}", told(row), *cost])
     head = ["bundle", "NDCG@10", "HR@10", "NDCG@10 against SASRec alone", "size", "an answer, us (p50)"]
     return table(head, rows)
 
@@ -121,8 +115,8 @@ def main() -> None:
         rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if options.latency else quality(options.seed)
         for row, found in zip(rows, latency(options.seed, options.questions), strict=True):
             row["microseconds"] = found
-        told = {"machine": describe(), "niceness": os.nice(0), "seed": options.seed, "questions": options.questions}
-        RESULT.write_text(json.dumps(told | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
+        about = {"machine": describe(), "niceness": os.nice(0), "seed": options.seed, "questions": options.questions}
+        RESULT.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
     paste("cascade.md", "beside", shown(json.loads(RESULT.read_text(encoding="utf-8"))))
 
 

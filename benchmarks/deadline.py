@@ -29,7 +29,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from benchmarks.ensemble_serving import engine_of
+from benchmarks.engines import difference, engine_of, gains_of
 from benchmarks.machine import describe
 from benchmarks.paste import ROOT, paste, table
 from benchmarks.small_models import checkpoint_of, dataset
@@ -43,7 +43,6 @@ from millirec.frontier.launch import cores_apart, server
 from millirec.frontier.load import LoadSettings, load
 from millirec.frontier.processes import ProcessTree
 from millirec.frontier.replay import replay
-from millirec.metrics.bootstrap import paired_difference
 from millirec.train.ensemble import Ensemble, fitted_shares
 
 RESULT = ROOT / "benchmarks" / "results" / "deadline.json"
@@ -145,7 +144,7 @@ def quality(bundle: Bundle, deadline_ms: float | None) -> tuple[np.ndarray, dict
     engine._engine.close()
     total = sum(engine.came_from.values())
     shares = {name: round(count / total, 4) for name, count in engine.came_from.most_common()}
-    return np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0), shares
+    return gains_of(ranks), shares
 
 
 def requests(bundle: Bundle, host: str, deadline_ms: float | None, path: str) -> list[bytes]:
@@ -197,9 +196,8 @@ def measure(slow: float, rate: float, seconds: float, deadlines: list[float]) ->
     rows = []
     for deadline in (None, *deadlines):
         gains, shares = quality(bundle, deadline)
-        found = paired_difference(gains, usual, n=10_000, groups=users)
         row: dict[str, Any] = {"deadline_ms": deadline, "ndcg@10": float(gains.mean()), "came_from": shares}
-        row |= {"difference": [found.mean, found.low, found.high]}
+        row |= difference(gains, usual, users)
         if deadline is not None:
             row["http"] = over_http(bundle, deadline, rate, seconds)
             row["kept"] = row["http"]["latency_ms"]["p99"] <= deadline + TOLERANCE_MS and not row["http"]["errors"]

@@ -28,19 +28,15 @@ import msgspec
 import numpy as np
 import torch
 
+from benchmarks.engines import difference, engine_of, gains_of, told
 from benchmarks.machine import describe
 from benchmarks.paste import ROOT, paste, table
 from benchmarks.small_models import MODELS, checkpoint_of, dataset
 from millirec.bundle import Bundle, open_bundle, pack, pack_ensemble
 from millirec.cascade.query import Query
 from millirec.data.dataset import TEST
-from millirec.data.history import HistoryLimits
 from millirec.data.split import targets
-from millirec.engine.engine import Engine
-from millirec.engine.settings import EngineSettings
-from millirec.engine.state import StateStore, StoreSettings
 from millirec.frontier.replay import replay
-from millirec.metrics.bootstrap import paired_difference
 from millirec.models.checkpoint import Checkpoint
 from millirec.models.config import build
 from millirec.models.sasrec import SASRecConfig
@@ -53,13 +49,6 @@ RESULT = ROOT / "benchmarks" / "results" / "ensemble-serving.json"
 BUNDLES = ROOT / "runs" / "ensemble-serving"
 SETS = (("sasrec",), ("gru4rec",), ("linear-recurrent",), ("hstu",), ("sasrec", "linear-recurrent"), tuple(MODELS))
 LARGE = SASRecConfig(embedding_dim=128, blocks=3, heads=2, max_length=100)
-
-
-def engine_of(bundle: Bundle, *, parallel: bool = True) -> Engine:
-    """An engine of its own over an empty store."""
-    limits = HistoryLimits().covering(bundle.max_length)
-    store = StateStore.temporary(StoreSettings(limits=limits))
-    return Engine(bundle, store, EngineSettings(parallel=parallel))
 
 
 def bundle_of(names: Sequence[str], checkpoints: Sequence[Checkpoint], shares: Sequence[float]) -> Bundle:
@@ -83,15 +72,14 @@ def quality() -> list[dict[str, Any]]:
         engine = engine_of(bundle_of(names, checkpoints, shares))
         ranks = replay(engine, data, TEST).ranks
         engine.close()
-        gain = gains[names] = np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0)
+        gain = gains[names] = gains_of(ranks)
         hit = float((ranks <= 10).mean())
         rows.append({"members": names, "weights": shares, "ndcg@10": float(gain.mean()), "hr@10": hit})
         print(names, shares, rows[-1], flush=True)
     best = max((names for names in SETS if len(names) == 1), key=lambda names: gains[names].mean())
     for row in rows:
         if len(row["members"]) > 1:
-            found = paired_difference(gains[row["members"]], gains[best], n=10_000, groups=users)
-            row |= {"against": best[0], "difference": [found.mean, found.low, found.high], "p_value": found.p_value}
+            row |= {"against": best[0]} | difference(gains[row["members"]], gains[best], users)
     return rows
 
 
@@ -108,7 +96,7 @@ def fusions() -> dict[str, Any]:
             fitting = time.perf_counter() - began
             model = Fused(checkpoints, fusion)
             ranks = rank_targets(model, data, asked, model.max_length, lists=0).ranks
-            gain = gains[way] = np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0)
+            gain = gains[way] = gains_of(ranks)
             row = {"members": names, "way": way, "fusion": weights_of(fusion), "fitting_seconds": round(fitting, 1)}
             row |= {"ndcg@10": float(gain.mean()), "hr@10": float((ranks <= 10).mean())}
             own.append(row)
@@ -116,8 +104,7 @@ def fusions() -> dict[str, Any]:
         for row in own:
             if row["way"] != "fitted":
                 users = data.sequences.users[asked.places]
-                found = paired_difference(gains[row["way"]], gains["fitted"], n=10_000, groups=users)
-                row |= {"difference": [found.mean, found.low, found.high], "p_value": found.p_value}
+                row |= difference(gains[row["way"]], gains["fitted"], users)
         rows += own
     return {"machine": describe(), "niceness": os.nice(0), "rows": rows}
 
@@ -211,12 +198,8 @@ def shown(result: dict[str, Any]) -> str:
     """The tables for docs/cascade.md."""
     rows = []
     for row in result["trained"]:
-        gain = ""
-        if "difference" in row:
-            mean, low, high = row["difference"]
-            gain = f"{mean:+.4f} ({low:+.4f} to {high:+.4f}), p = {row['p_value']:.3f}"
         names = " + ".join(row["members"])
-        rows.append([names, f"{row['ndcg@10']:.4f}", f"{row['hr@10']:.4f}", gain, *_times(row["microseconds"])])
+        rows.append([names, f"{row['ndcg@10']:.4f}", f"{row['hr@10']:.4f}", told(row), *_times(row["microseconds"])])
     head = ["members", "NDCG@10", "HR@10", "NDCG@10 against the best single one", "at once, us", "in turn, us"]
     large_rows = [[str(row["members"]), *_times(row["microseconds"])] for row in result["large"]["rows"]]
     second = table([f"members ({result['large']['model']})", "at once, us", "in turn, us"], large_rows)
@@ -227,11 +210,7 @@ def shown_fusion(result: dict[str, Any]) -> str:
     """The table for docs/cascade.md."""
     rows = []
     for row in result["rows"]:
-        gain = ""
-        if "difference" in row:
-            mean, low, high = row["difference"]
-            gain = f"{mean:+.4f} ({low:+.4f} to {high:+.4f}), p = {row['p_value']:.3f}"
-        figures = [f"{row['ndcg@10']:.4f}", f"{row['hr@10']:.4f}", gain]
+        figures = [f"{row['ndcg@10']:.4f}", f"{row['hr@10']:.4f}", told(row)]
         rows.append([" + ".join(row["members"]), row["way"], *figures])
     return table(["members", "fused by", "NDCG@10", "HR@10", "NDCG@10 against fitted"], rows)
 

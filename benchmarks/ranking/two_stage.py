@@ -19,8 +19,8 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
+from benchmarks.engines import gains_of
 from benchmarks.machine import describe
 from benchmarks.quality.train import trained
 from benchmarks.ranking.runs import PROTOCOLS, ROOT, RUNS, data_of
@@ -138,15 +138,10 @@ def replayed(bundle: Bundle, dataset: Dataset, asked: Targets) -> Replay:
         return replay(Engine(bundle, store), dataset, TEST, only=asked)
 
 
-def gain(ranks: NDArray[np.int64]) -> NDArray[np.float64]:
-    """NDCG@10 of single targets, (t,)."""
-    return np.where(ranks <= 10, 1 / np.log2(ranks + 1.0), 0.0)
-
-
 def compared(seen: dict[str, Replay], dataset: Dataset, asked: Targets) -> dict[str, Any]:
     """NDCG@10 of each, and the paired difference; intervals and p-value draw users."""
     users = dataset.sequences.users[asked.places]
-    values = {name: gain(replay.ranks) for name, replay in seen.items()}
+    values = {name: gains_of(replay.ranks) for name, replay in seen.items()}
     before, after = values["retrieval"], values["retrieve-and-rank"]
     figures = {
         name: {
