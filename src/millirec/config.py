@@ -11,6 +11,7 @@ from millirec.data.errors import ConfigError, MillirecError
 from millirec.data.features import FieldConfig, RowSplit, check_fields
 from millirec.data.features.config import SequenceField
 from millirec.data.labels import LabelConfig
+from millirec.data.mend import mend_of
 from millirec.data.sources import ImpressionsConfig, SequenceFileConfig, SourceConfig
 from millirec.data.split import GlobalTime, LeaveLastOut, SplitConfig
 from millirec.data.thin import ThinConfig
@@ -171,7 +172,8 @@ def convert(raw: Any, kind: Any, where: str) -> Any:
         # msgspec wraps what __post_init__ raises; ours already names field and mend.
         if isinstance(error.__cause__, MillirecError):
             raise error.__cause__ from None
-        raise ConfigError(f"{where}: {error}", "see docs/configuration.md for the fields") from error
+        mend = mend_of(error, raw, kind, "see docs/configuration.md for the fields")
+        raise ConfigError(f"{where}: {error}", mend) from error
 
 
 def dumps(config: Any) -> str:

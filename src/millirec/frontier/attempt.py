@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from millirec.data.errors import ConfigError, MillirecError
+from millirec.data.mend import mend_of
 from millirec.frontier.config import TRIAL, FrontierConfig, Variant
 from millirec.frontier.laboratory import Laboratory
 from millirec.frontier.quality import NDCG
@@ -154,12 +155,14 @@ def _speed_of(figures: Figures) -> dict[str, float]:
 
 
 def _variant(plain: dict[str, Any], number: int) -> Variant:
+    named = plain | {"name": f"{TRIAL}{number}"}
     try:
-        return msgspec.convert(plain | {"name": f"{TRIAL}{number}"}, Variant)
+        return msgspec.convert(named, Variant)
     except msgspec.ValidationError as error:
         if isinstance(error.__cause__, MillirecError):
             raise error.__cause__ from None
-        raise ConfigError(f"$.search.variant: {error}", "see docs/frontier.md for the fields") from error
+        mend = mend_of(error, named, Variant, "see docs/frontier.md for the fields")
+        raise ConfigError(f"$.search.variant: {error}", mend) from error
 
 
 class _Again:
