@@ -109,7 +109,7 @@ def test_a_given_test_part_is_audited(tmp_path: Path) -> None:
     (tmp_path / "a_train.txt").write_text(head + "1\ta\t5\n1\tb\t6\n2\tb\t7\n2\tc\t8\n3\ta\t9\n3\tb\t10\n")
     (tmp_path / "a_test.txt").write_text(head + "1\tb\t6\n8\tb\t20\n8\tc\t21\n")
     figures = inspect(read(SessionConfig(path=str(tmp_path), validation=0.3)))
-    assert figures.protocol == "given"
+    assert figures.protocol == "given (validation=0.3: all events)"
     assert found(figures)["same-event (given)"] == 1
     figures = inspect(read(SessionConfig(path=str(tmp_path / "a_train.txt"))))
     assert figures.protocol == "none"

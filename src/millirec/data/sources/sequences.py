@@ -41,8 +41,8 @@ def read_sequences(config: SequenceFileConfig, rejects: Rejects) -> Dataset:
     events = _events(path, config.layout, rejects)
     protocol = "none"
     if config.test:
-        events = given.join(events, _events(Path(config.test), config.layout, rejects), config.validation)
-        protocol = given.PROTOCOL
+        events = given.join(events, _events(Path(config.test), config.layout, rejects), config.validation, "last")
+        protocol = given.protocol(config.validation, "last")
     beside = Path(config.attributes) if config.attributes else _beside(path)
     items = {"multi": _attributes(beside)} if beside else {}
     return assemble.dataset(events, name=path.name.split(".")[0], items=items, protocol=protocol)

@@ -24,13 +24,13 @@ _TIMED = re.compile(rb"(\S+:\d+\s*)+")
 class SessionConfig(Filters, frozen=True, kw_only=True, tag="sessions"):
     """`path`: the training sessions, or a folder with one file `*train*` and perhaps one `*test*`.
 
-    With a test part the split is given: its sessions test, and the last event of the last `validation` share of
-    training sessions validates. In a session-a-line file `item:ms` gives times.
+    With a test part the split is given: its sessions test, and the last `validation` share of training sessions
+    validates as they do: every event but the first is asked for. In a session-a-line file `item:ms` gives times.
     """
 
     path: str
     test: str | None = None
-    validation: float = 0.1
+    validation: float = 0.01
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,8 +50,8 @@ def read_sessions(config: SessionConfig, rejects: Rejects) -> Dataset:
     test = _read(test_path, "test-", rejects)
     if ("time" in events.columns) != ("time" in test.columns):  # then the file order must do for both
         events, test = (frame.drop("time", strict=False) for frame in (events, test))
-    joined = given.join(events, test, config.validation)
-    return assemble.dataset(joined, name=name, protocol=given.PROTOCOL)
+    joined = given.join(events, test, config.validation, "all")
+    return assemble.dataset(joined, name=name, protocol=given.protocol(config.validation, "all"))
 
 
 def _parts(folder: Path) -> tuple[Path, Path | None]:
