@@ -22,7 +22,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"u{user},i{(start + step) % 30},{step}" for user, start in enumerate(starts) for step in range(9)]
     (folder / "log.csv").write_text("user,item,time\n" + "\n".join(lines) + "\n")
     models = {"sasrec": 'kind = "sasrec"\nembedding_dim = 8\nblocks = 1\nheads = 1\nmax_length = 8'}
-    models |= {kind: f'kind = "{kind}"' for kind in ("markov", "item-knn", "vmis-knn")}
+    models |= {kind: f'kind = "{kind}"' for kind in ("markov", "item-knn", "vmis-knn", "ease")}
     for name, model in models.items():
         data = f'[data]\nkind = "table"\npath = "{folder / "log.csv"}"\n'
         train = "[train]\nepochs = 1\n[machine]\nthreads = 1\n"
@@ -31,12 +31,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_counts_stand_beside_a_network(trained: Path, tmp_path: Path) -> None:
-    network, markov = (str(trained / name / "checkpoint") for name in ("sasrec", "markov"))
-    args = ["pack", network, "--beside", markov, "-o", str(tmp_path / "b")]
+@pytest.mark.parametrize("kind", ["markov", "vmis-knn"])
+def test_votes_stand_beside_a_network(trained: Path, tmp_path: Path, kind: str) -> None:
+    network, other = (str(trained / name / "checkpoint") for name in ("sasrec", kind))
+    args = ["pack", network, "--beside", other, "-o", str(tmp_path / "b")]
     done = CliRunner().invoke(app, args)
     assert done.exit_code == 0, done.output
-    assert "markov beside it: weight, floor" in done.stdout
+    assert f"{kind} beside it: weight, floor" in done.stdout
     before, after = (float(word) for word in re.findall(r"0\.\d{4}|1\.0000", done.stderr)[:2])
     assert before < 0.6 < 0.9 < after  # one epoch has taught the network little, counts tell all
     measured = CliRunner().invoke(app, ["evaluate", str(tmp_path / "b"), "--json"])
@@ -45,11 +46,11 @@ def test_counts_stand_beside_a_network(trained: Path, tmp_path: Path) -> None:
 
 
 def test_mistakes_beside_a_network(trained: Path, tmp_path: Path) -> None:
-    network, markov, sessions = (str(trained / name / "checkpoint") for name in ("sasrec", "markov", "vmis-knn"))
+    network, markov, ease = (str(trained / name / "checkpoint") for name in ("sasrec", "markov", "ease"))
     target = ["-o", str(tmp_path / "b")]
     for options, words in (
-        ([network, "--beside", sessions], "vmis-knn. does not count"),
-        ([network, "--beside", network], "sasrec. does not count"),
+        ([network, "--beside", ease], "ease. has no votes"),
+        ([network, "--beside", network], "sasrec. has no votes"),
         ([markov, "--beside", markov], "no user vectors"),
         ([network, network, "--beside", markov], "--beside with several"),
         ([network, "--ranker", "x", "--beside", markov], "--beside with --ranker"),

@@ -23,13 +23,17 @@ from millirec.engine.engine import Engine
 from millirec.engine.state import StateStore
 from millirec.models.base import Inputs
 from millirec.models.checkpoint import Checkpoint
-from millirec.models.config import EASEConfig, ItemKNNConfig, MarkovConfig, build
+from millirec.models.config import EASEConfig, ItemKNNConfig, MarkovConfig, ModelConfig, VMISKNNConfig, build
 from millirec.models.counts import Gain
 
-GAINS = {MarkovConfig: Gain(weight=0.5, floor=0.05), ItemKNNConfig: Gain(weight=0.25, floor=0.01)}
+GAINS = {
+    MarkovConfig: Gain(weight=0.5, floor=0.05),
+    ItemKNNConfig: Gain(weight=0.25, floor=0.01),
+    VMISKNNConfig: Gain(weight=0.3, floor=0.1),
+}
 
 
-def baseline(network: Checkpoint, config: MarkovConfig | ItemKNNConfig | EASEConfig) -> Checkpoint:
+def baseline(network: Checkpoint, config: ModelConfig) -> Checkpoint:
     """Counted on a random log of the network's items."""
     rng, n = np.random.default_rng(5), len(network.catalog)
     users, items = np.repeat(np.arange(40, dtype=np.int32), 12), rng.integers(1, n + 1, 480).astype(np.int32)
@@ -63,6 +67,11 @@ def expected(network: Checkpoint, beside: list[Beside], rows: list[int]) -> np.n
         scores = (module.user_vectors(batch) @ module.item_vectors().T)[0].numpy()
     for one in beside:
         model = one.checkpoint.network()
+        if isinstance(one.checkpoint.config, VMISKNNConfig):
+            near_sessions = Inputs.of(encode([np.array(rows, np.int32)], None, one.checkpoint.config.max_length))
+            votes = model.scores(near_sessions)[0].numpy()
+            scores = scores + one.gain.weight * np.log1p(votes / one.gain.floor)
+            continue
         near = np.zeros((len(scores), len(scores)))
         weights = model.chances if isinstance(one.checkpoint.config, MarkovConfig) else model.similarities
         for item in range(1, len(scores)):
@@ -115,8 +124,8 @@ def test_an_answer_under_a_deadline_has_them_too(answering: Engine) -> None:
 
 def test_what_the_manifest_says(packed: Bundle, checkpoint: Checkpoint, tmp_path: Path) -> None:
     told = json.loads((packed.folder / "manifest.json").read_bytes())["counts"]
-    assert [one["model"]["kind"] for one in told] == ["markov", "item-knn"]
-    assert [(one["length"], one["gain"]["weight"]) for one in told] == [(1, 0.5), (10, 0.25)]
+    assert [one["model"]["kind"] for one in told] == ["markov", "item-knn", "vmis-knn"]
+    assert [(one["length"], one["gain"]["weight"]) for one in told] == [(1, 0.5), (10, 0.25), (10, 0.3)]
     plain = pack(checkpoint, tmp_path / "plain")
     assert "counts" not in json.loads((plain.folder / "manifest.json").read_bytes())
     assert plain.counts == ()
@@ -124,25 +133,31 @@ def test_what_the_manifest_says(packed: Bundle, checkpoint: Checkpoint, tmp_path
 
 
 def test_counts_that_do_not_fit_are_refused(packed: Bundle, tmp_path: Path) -> None:
-    for name, change in (("rows", lambda a: a + 100), ("stops", lambda a: a[:-1]), ("weights", lambda a: a[1:])):
-        folder = tmp_path / name
+    for name, change in (
+        ("1/rows", lambda a: a + 100),
+        ("1/stops", lambda a: a[:-1]),
+        ("1/weights", lambda a: a[1:]),
+        ("2/session_items", lambda a: a + 100),
+        ("2/item_stops", lambda a: a[:-1]),
+    ):
+        folder = tmp_path / name.replace("/", "-")
         folder.mkdir()
         for path in packed.folder.iterdir():
             (folder / path.name).write_bytes(path.read_bytes())
         tensors = dict(load_tensors(folder / "tensors.safetensors"))
-        tensors[f"counts/1/{name}"] = change(tensors[f"counts/1/{name}"])
+        tensors[f"counts/{name}"] = change(tensors[f"counts/{name}"])
         save_tensors(tensors, folder / "tensors.safetensors")
         manifest = json.loads((folder / "manifest.json").read_bytes())
         entry = entry_of(folder / "tensors.safetensors")
         manifest["files"]["tensors.safetensors"] = {"bytes": entry.bytes, "sha256": entry.sha256}
         (folder / "manifest.json").write_text(json.dumps(sealed(manifest)))
-        with pytest.raises(ArtifactError, match="counts"):
+        with pytest.raises(ArtifactError, match=r"counts|sessions"):
             open_bundle(folder)
 
 
 def test_what_cannot_stand_beside_is_refused(checkpoint: Checkpoint, beside: list[Beside], tmp_path: Path) -> None:
     gain = Gain(weight=1.0, floor=0.1)
-    with pytest.raises(ConfigError, match="does not count what"):
+    with pytest.raises(ConfigError, match="no votes of its own"):
         pack(checkpoint, tmp_path / "b", beside=[Beside(baseline(checkpoint, EASEConfig()), gain)])
     with pytest.raises(ConfigError, match="5 models beside a network"):
         pack(checkpoint, tmp_path / "b", beside=beside[:1] * 5)

@@ -79,7 +79,7 @@ def test_a_table_votes_as_the_model_scores(config: MarkovConfig | ItemKNNConfig)
 
 
 def test_who_counts_what_goes_with_an_item() -> None:
-    counting = {type(c) for c in (MarkovConfig(), ItemKNNConfig())}
+    counting = {type(c) for c in (MarkovConfig(), ItemKNNConfig(), VMISKNNConfig())}
     for config in (MarkovConfig(), ItemKNNConfig(), EASEConfig(), VMISKNNConfig(), PopularityConfig()):
         assert isinstance(build(config, 5), Counted) == (type(config) in counting)
 

@@ -7,7 +7,8 @@ import msgspec
 
 from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.tensors import Array
-from millirec.models.counts import CountTable, Gain
+from millirec.models.counts import CountTable, Gain, VoteTable
+from millirec.models.session_table import SessionTable
 
 if TYPE_CHECKING:
     from millirec.models.checkpoint import Checkpoint
@@ -26,18 +27,18 @@ class CountsEntry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class Beside(NamedTuple):
-    """A baseline that is packed beside a network: Markov or ItemKNN."""
+    """A baseline that is packed beside a network: Markov, ItemKNN or VMIS-kNN."""
 
     checkpoint: "Checkpoint"
     gain: Gain
 
     @property
-    def table(self) -> CountTable:
+    def table(self) -> VoteTable:
         """Raises ConfigError for a model that does not count what goes with each item."""
         return table_of(self.checkpoint)
 
 
-def table_of(checkpoint: "Checkpoint") -> CountTable:
+def table_of(checkpoint: "Checkpoint") -> VoteTable:
     """The counts of a baseline. Raises ConfigError for a model that has none."""
     from millirec.models.base import Counted
 
@@ -45,8 +46,8 @@ def table_of(checkpoint: "Checkpoint") -> CountTable:
     if not isinstance(network, Counted):
         kind = msgspec.to_builtins(checkpoint.config)["kind"]
         raise ConfigError(
-            f'$.model.kind = "{kind}" does not count what goes with each item',
-            "put markov or item-knn beside it",
+            f'$.model.kind = "{kind}" has no votes of its own',
+            "put markov, item-knn or vmis-knn beside it",
         )
     return network.count_table()
 
@@ -80,14 +81,20 @@ def counts_arrays(beside: Sequence[Beside]) -> tuple[dict[str, Array], tuple[Cou
 
 def read_counts(
     entries: Sequence[CountsEntry], tensors: Mapping[str, Array], n_items: int
-) -> tuple[tuple[CountTable, Gain], ...]:
+) -> tuple[tuple[VoteTable, Gain], ...]:
     """The tables and gains of a bundle. Raises ArtifactError where they do not fit it."""
     out = []
     for place, entry in enumerate(entries):
         prefix = f"counts/{place}/"
         arrays = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
-        table = CountTable.read(arrays, entry.length)
-        if len(table.stops) != n_items + 1:
-            raise ArtifactError(f"counts of {len(table.stops) - 1:,} items, not {n_items:,}", "pack again")
+        table = _read(arrays, entry)
+        if table.n_rows != n_items + 1:
+            raise ArtifactError(f"counts of {table.n_rows - 1:,} items, not {n_items:,}", "pack again")
         out.append((table, entry.gain))
     return tuple(out)
+
+
+def _read(arrays: Mapping[str, Array], entry: CountsEntry) -> VoteTable:
+    if entry.model.get("kind") == "vmis-knn":
+        return SessionTable.read(arrays, entry.model)
+    return CountTable.read(arrays, entry.length)

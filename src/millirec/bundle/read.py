@@ -29,7 +29,7 @@ from millirec.data.errors import ArtifactError, ConfigError
 from millirec.data.folder import settle
 from millirec.data.tensors import Array, load_tensors
 from millirec.index import ExactIndex, FusedIndex, Index, PQConfig
-from millirec.models.counts import CountTable, Gain
+from millirec.models.counts import Gain, VoteTable
 from millirec.models.fusion import Stacked
 from millirec.models.graph import Graph
 
@@ -143,7 +143,7 @@ class Bundle:
         return Graph(f"{self.folder}: {name}", content, under(self.tensors, f"{name}/"))
 
     @cached_property
-    def counts(self) -> tuple[tuple[CountTable, Gain], ...]:
+    def counts(self) -> tuple[tuple[VoteTable, Gain], ...]:
         """What was counted beside the network, and what its votes add to a score. Empty where nothing was."""
         return read_counts(self.manifest.counts, self.tensors, self.manifest.n_items)
 

@@ -50,8 +50,8 @@ def pack(
         list[Path] | None,
         typer.Option(
             metavar="CHECKPOINT",
-            help="A markov or item-knn checkpoint of the same data, whose counts add to the network's scores as suits "
-            "the validation part best; may be given several times.",
+            help="A markov, item-knn or vmis-knn checkpoint of the same data, whose votes add to the network's scores "
+            "as suits the validation part best; may be given several times.",
         ),
     ] = None,
     ids: Annotated[Path | None, typer.Option(help="ONNX only: item ids, one a line, in the order of rows.")] = None,

@@ -14,7 +14,7 @@ from torch import Tensor
 from millirec.data.encode import Batch
 from millirec.data.errors import ConfigError
 from millirec.data.features import Features, Schema
-from millirec.models.counts import CountTable
+from millirec.models.counts import VoteTable
 from millirec.models.layers.parts import Structure
 from millirec.models.layers.table import Dense, TableConfig
 
@@ -209,10 +209,10 @@ class Votes(Protocol):
 
 @runtime_checkable
 class Counted(Protocol):
-    """A baseline that knows what goes with each item: it can stand beside a network in a bundle."""
+    """A baseline whose votes can stand beside a network in a bundle."""
 
-    def count_table(self) -> CountTable:
-        """Its table, as it is served."""
+    def count_table(self) -> VoteTable:
+        """What votes, as it is served."""
 
 
 def catalog_scores(model: SequenceModel | Ranker, inputs: Inputs) -> Tensor:

@@ -6,7 +6,7 @@ nothing, so that what is to be found stays the best of a search and some voted i
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -17,7 +17,7 @@ from millirec.data.errors import ArtifactError, ConfigError
 Rows = NDArray[np.int32]
 Scores = NDArray[np.float32]
 _COUNTED_WHOLE = 50_000  # rows: up to there an array of all of them is quicker than sorting some
-_NOTHING = np.empty(0, np.int32), np.empty(0, np.float32)
+NOTHING = np.empty(0, np.int32), np.empty(0, np.float32)
 
 
 class Gain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -29,6 +29,24 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     def __post_init__(self) -> None:
         if not 0 < self.weight < 1e6 or not 0 < self.floor < 1e6:
             raise ConfigError(f"a gain of weight {self.weight:g} and floor {self.floor:g}", "give numbers above 0")
+
+
+class VoteTable(Protocol):
+    """What votes for items after a history."""
+
+    @property
+    def length(self) -> int:
+        """How many of the newest items of a history are read."""
+
+    @property
+    def n_rows(self) -> int:
+        """All item rows, with row 0."""
+
+    def votes(self, history: Rows) -> tuple[Rows, Scores]:
+        """Items with votes, ascending, and their votes, both (m,); `history` (h,): item rows, oldest first."""
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What a bundle keeps of it."""
 
 
 class CountTable(NamedTuple):
@@ -68,6 +86,11 @@ class CountTable(NamedTuple):
             raise ArtifactError("counts of items that are not there", "pack the checkpoint again")
         return table
 
+    @property
+    def n_rows(self) -> int:
+        """All item rows, with row 0."""
+        return len(self.stops)
+
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What `read` reads."""
         return {"stops": self.stops, "rows": self.rows, "weights": self.weights}
@@ -77,7 +100,7 @@ class CountTable(NamedTuple):
         newest = history[history > 0][-self.length :]
         spans = [(int(self.stops[row - 1]), int(self.stops[row])) for row in newest.tolist()]
         if not spans:
-            return _NOTHING
+            return NOTHING
         rows = np.concatenate([self.rows[start:stop] for start, stop in spans])
         weights = np.concatenate([self.weights[start:stop] for start, stop in spans]).astype(np.float32)
         return summed(rows, weights, len(self.stops))
@@ -86,7 +109,7 @@ class CountTable(NamedTuple):
 def summed(rows: Rows, scores: Scores, n_rows: int) -> tuple[Rows, Scores]:
     """Each of `rows` (n,), below `n_rows`, once, ascending, with the sum of its scores, which are above 0."""
     if not len(rows):
-        return _NOTHING
+        return NOTHING
     if n_rows <= _COUNTED_WHOLE:
         whole = np.bincount(rows, scores, n_rows)
         once = (whole > 0).nonzero()[0]  # of truth values many times as quick as of numbers
@@ -97,7 +120,7 @@ def summed(rows: Rows, scores: Scores, n_rows: int) -> tuple[Rows, Scores]:
     return rows[starts], np.add.reduceat(scores, starts)
 
 
-def gained(tables: Sequence[CountTable], gains: Sequence[Gain], history: Rows) -> tuple[Rows, Scores]:
+def gained(tables: Sequence[VoteTable], gains: Sequence[Gain], history: Rows) -> tuple[Rows, Scores]:
     """What several tables add to the scores of items after a history: rows, ascending, and sums, both (m,)."""
     found = []
     for table, gain in zip(tables, gains, strict=True):
@@ -106,4 +129,4 @@ def gained(tables: Sequence[CountTable], gains: Sequence[Gain], history: Rows) -
     if len(found) == 1:
         return found[0]
     rows, scores = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    return summed(rows, scores, len(tables[0].stops))
+    return summed(rows, scores, tables[0].n_rows)

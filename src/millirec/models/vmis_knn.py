@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from millirec.data.errors import ConfigError
 from millirec.models.base import Inputs
+from millirec.models.session_table import SessionTable
 
 
 class VMISKNNConfig(
@@ -81,10 +82,11 @@ class VMISKNN(nn.Module):
     def scores(self, inputs: Inputs, candidates: Tensor | None = None) -> Tensor:
         """Votes of the neighbours, (B, n_items + 1) or (B, C); 0 where no neighbour has the item."""
         question, session, alike, age = self._neighbours(inputs)
+        read = inputs.lengths.clamp(max=self.config.max_length)[question]
         match = (1 - age / self.config.decay).clamp(min=0)
         which, place = _ragged(self.session_stops, session)
         item = self.session_items[place].long()
-        votes = (alike * match)[which] * self.idf[item]
+        votes = (alike / read * match)[which] * self.idf[item]
         n = len(self.idf)
         out = torch.zeros(len(inputs.lengths) * n).index_add_(0, question[which] * n + item, votes)
         out = out.view(-1, n)
@@ -110,7 +112,7 @@ class VMISKNN(nn.Module):
     def _asked(self, inputs: Inputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The distinct items of each question: question, item, weight and age (0 = the newest event), each (q,).
 
-        The weight is the place in the question, from the oldest, over its length: 1 for the newest event.
+        The weight is the place in the question, 1 for the oldest: whole numbers, so that equals stay equal when summed.
         """
         items, lengths = inputs.items.long(), inputs.lengths.long()[:, None]
         places = torch.arange(items.shape[1])[None, :]
@@ -118,8 +120,20 @@ class VMISKNN(nn.Module):
         later = (items[:, :, None] == items[:, None, :]) & (places[:, :, None] < places[:, None, :])
         real = (items > 0) & (age < self.config.max_length) & ~later.any(2)
         read = lengths.clamp(max=self.config.max_length)
-        weight = (read - age) / read
+        weight = (read - age).float()
         return torch.nonzero(real)[:, 0], items[real], weight[real], age[real].float()
+
+    def count_table(self) -> SessionTable:
+        """As `Counted.count_table`: the sessions themselves."""
+        config = self.config
+        return SessionTable(
+            self.item_stops.numpy(),
+            self.item_sessions.numpy(),
+            self.session_stops.numpy(),
+            self.session_items.numpy(),
+            self.idf.numpy(),
+            *(config.sessions, config.neighbours, config.max_length, config.decay),
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """The tables are as long as the data made them: take their lengths from what is loaded."""

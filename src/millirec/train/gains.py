@@ -17,13 +17,14 @@ from torch import Tensor
 from millirec.data.dataset import VALIDATION, Dataset
 from millirec.data.errors import DataError
 from millirec.models.base import SequenceModel
-from millirec.models.counts import CountTable, Gain
+from millirec.models.counts import Gain, VoteTable
 from millirec.train.evaluate import ndcg_at_10, sample_targets, scored
 
 _NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once, and the fewest targets
 _START, _PRIOR = (0.5, 0.3, 0.02), 0.5  # temperature^-1, weight and floor to begin with; precision of their logarithms
 _NEVER = -1e30  # the score of what cannot be the answer: -inf has no derivative
-_USELESS = 1e-3  # a weight that changes no order worth speaking of
+_FARTHEST, _MOST = 13.0, 75.0  # the largest logarithm and the largest gain that are tried: nothing overflows
+_USELESS, _HIGHEST = 1e-3, 1e4  # weights that change no order, and that leave the network none in 32 bits
 
 
 class Fitted(NamedTuple):
@@ -54,7 +55,7 @@ class _Asked:
 
 
 def fitted_gains(
-    network: SequenceModel, length: int, tables: Sequence[CountTable], dataset: Dataset, *, repeats: bool
+    network: SequenceModel, length: int, tables: Sequence[VoteTable], dataset: Dataset, *, repeats: bool
 ) -> Fitted:
     """Gains of `tables` beside a network that reads `length` events. With large catalogues some targets are read.
 
@@ -66,13 +67,14 @@ def fitted_gains(
     gains: list[Gain | None] = []
     for weight, floor in zip((weights / scale).tolist(), floors.tolist(), strict=True):
         useful = weight >= _USELESS
-        gains.append(Gain(weight=float(f"{weight:.4g}"), floor=float(f"{floor:.4g}")) if useful else None)
+        rounded = float(f"{min(weight, _HIGHEST):.4g}"), float(f"{floor:.4g}")
+        gains.append(Gain(weight=rounded[0], floor=rounded[1]) if useful else None)
     before, after = (ndcg_at_10(_ranks(asked, given)) for given in ([None] * len(gains), gains))
     return Fitted(tuple(gains), before, after, len(asked.wanted))
 
 
 def _asked(
-    network: SequenceModel, length: int, tables: Sequence[CountTable], dataset: Dataset, *, repeats: bool
+    network: SequenceModel, length: int, tables: Sequence[VoteTable], dataset: Dataset, *, repeats: bool
 ) -> _Asked:
     most = max(_FEWEST, _NUMBERS // (len(dataset.items) + 1))
     targets = sample_targets(dataset, VALIDATION, most, repeats=repeats, seed=0)
@@ -90,7 +92,7 @@ def _asked(
     return _Asked(torch.cat(scores).clone(), targets_of, rows, votes, own)
 
 
-def _voted(histories: Sequence[NDArray[np.int32]], tables: Sequence[CountTable]) -> tuple[Tensor, Tensor]:
+def _voted(histories: Sequence[NDArray[np.int32]], tables: Sequence[VoteTable]) -> tuple[Tensor, Tensor]:
     """The items with votes after each history, int64 (t, m), and their votes (K, t, m)."""
     found = [[table.votes(history) for table in tables] for history in histories]
     unions = [np.unique(np.concatenate([rows for rows, _ in one])) for one in found]
@@ -114,12 +116,13 @@ def _likeliest(asked: _Asked) -> Tensor:
 
     def loss() -> Tensor:
         search.zero_grad()
-        scale, weights, floors = logs[0].exp(), *logs[1:].exp().view(2, n_tables, 1)
+        numbers = logs.clamp(max=_FARTHEST).exp()  # a search that goes too far comes back
+        scale, weights, floors = numbers[0], *numbers[1:].view(2, n_tables, 1)
         whole = _LogSum.apply(asked.scores, scale)  # type: ignore[no-untyped-call]
         raised = (weights[:, :, None] * (asked.votes / floors[:, :, None]).log1p()).sum(0)
-        more = (torch.expm1(raised) * (at_rows * scale - whole[:, None]).exp()).sum(1)
+        more = (torch.expm1(raised.clamp(max=_MOST)) * (at_rows * scale - whole[:, None]).exp()).sum(1)
         own = asked.scores.gather(1, asked.wanted[:, None]).squeeze(1) * scale
-        own = own + (weights * (asked.own / floors).log1p()).sum(0)
+        own = own + (weights * (asked.own / floors).log1p()).sum(0).clamp(max=_MOST)
         value: Tensor = (whole + more.log1p() - own).mean()
         value = value + _PRIOR / (2 * len(own)) * (logs - start).square().sum()
         value.backward()  # type: ignore[no-untyped-call]
