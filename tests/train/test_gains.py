@@ -73,6 +73,7 @@ def test_no_gains_nearby_are_likelier(monkeypatch: pytest.MonkeyPatch) -> None:
     logs: list[torch.Tensor] = []
     likeliest = module._likeliest
     monkeypatch.setattr(module, "_likeliest", lambda asked: logs.append(likeliest(asked)) or logs[-1])
+    monkeypatch.setattr(module, "_selected", lambda asked: module._fitted(asked, range(2)))
     found = fitted_gains(network(20), LENGTH, tables, dataset, repeats=False)
     scale = float(logs[0][0].exp())
 
@@ -97,6 +98,39 @@ def test_counts_of_no_use_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     useful, useless = found.gains
     assert useful is not None
     assert useless is None or useless.weight < useful.weight / 5
+
+
+def test_a_table_that_lowers_ndcg_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even one that is likely: here the fit is made to say that the misleading table counts most."""
+    dataset = cycle(n_users=60)
+    tables = [counted(dataset), noise(12)]
+    alone = fitted_gains(network(12), LENGTH, tables[:1], dataset, repeats=False)
+    likeliest = module._likeliest
+
+    def misled(asked: module._Asked) -> torch.Tensor:
+        logs = likeliest(asked)
+        return logs if len(asked.votes) < 2 else torch.tensor([0.0, -3.0, 3.0, 0.0, 0.0])
+
+    monkeypatch.setattr(module, "_likeliest", misled)
+    found = fitted_gains(network(12), LENGTH, tables, dataset, repeats=False)
+    assert found.gains[1] is None
+    assert [getattr(found.gains[0], name) for name in ("weight", "floor")] == pytest.approx(
+        [getattr(alone.gains[0], name) for name in ("weight", "floor")], rel=0.01
+    )
+    assert (found.before, found.after) == (alone.before, alone.after)
+    noisy = fitted_gains(network(12), LENGTH, tables[1:], dataset, repeats=False)
+    assert noisy.after >= noisy.before
+
+
+def test_ranks_are_those_of_the_whole_sum() -> None:
+    dataset = cycle(n_users=40)
+    asked = module._asked(network(12), LENGTH, [counted(dataset), noise(12)], dataset, repeats=False)
+    gains = [Gain(weight=0.7, floor=0.1), Gain(weight=0.4, floor=0.5)]
+    whole = asked.scores.clone()
+    for votes, gain in zip(asked.votes, gains, strict=True):
+        whole.scatter_add_(1, asked.rows, gain.weight * (votes / gain.floor).log1p())
+    own = whole.gather(1, asked.wanted[:, None])
+    np.testing.assert_array_equal(module._ranks(asked, gains), (whole >= own).sum(1).numpy())
 
 
 def test_a_large_catalogue_is_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:

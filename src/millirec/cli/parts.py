@@ -39,7 +39,7 @@ def beside_of(network: Path, others: list[Path], config: Path | None) -> "list[B
     note(told if fitted.after > fitted.before else f"[yellow]{told}: they do not help[/yellow]")
     for path, gain in zip(others, fitted.gains, strict=True):
         if gain is None:
-            note(f"[yellow]left out, as it adds nothing:[/yellow] {path}")
+            note(f"[yellow]left out, as it does not help:[/yellow] {path}")
     return beside
 
 

@@ -6,7 +6,7 @@ temperature are those under which the validation targets are likeliest, with a b
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ from millirec.models.base import SequenceModel
 from millirec.models.counts import Gain, VoteTable
 from millirec.train.evaluate import ndcg_at_10, sample_targets, scored
 
-_NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once, and the fewest targets
+_NUMBERS, _FEWEST = 100_000_000, 200  # scores held at once, and the fewest targets
 _START, _PRIOR = (0.5, 0.3, 0.02), 0.5  # temperature^-1, weight and floor to begin with; precision of their logarithms
 _NEVER = -1e30  # the score of what cannot be the answer: -inf has no derivative
 _FARTHEST, _MOST = 13.0, 75.0  # the largest logarithm and the largest gain that are tried: nothing overflows
@@ -28,9 +28,9 @@ _USELESS, _HIGHEST = 1e-3, 1e4  # weights that change no order, and that leave t
 
 
 class Fitted(NamedTuple):
-    """A gain for each table, None where it adds nothing; NDCG@10 on the targets they were fitted to, without and with.
+    """A gain for each table, None where it adds nothing or NDCG@10 is higher without it.
 
-    `n_targets`: how many these are.
+    `before` and `after`: NDCG@10 without and with them, on the `n_targets` targets that they were fitted to.
     """
 
     gains: tuple[Gain | None, ...]
@@ -62,15 +62,35 @@ def fitted_gains(
     Raises DataError when there are no validation targets.
     """
     asked = _asked(network, length, tables, dataset, repeats=repeats)
-    logs = _likeliest(asked)
-    scale, weights, floors = logs[0].exp(), *logs[1:].exp().view(2, -1)
-    gains: list[Gain | None] = []
-    for weight, floor in zip((weights / scale).tolist(), floors.tolist(), strict=True):
-        useful = weight >= _USELESS
-        rounded = float(f"{min(weight, _HIGHEST):.4g}"), float(f"{floor:.4g}")
-        gains.append(Gain(weight=rounded[0], floor=rounded[1]) if useful else None)
-    before, after = (ndcg_at_10(_ranks(asked, given)) for given in ([None] * len(gains), gains))
-    return Fitted(tuple(gains), before, after, len(asked.wanted))
+    gains, after = _selected(asked)
+    return Fitted(tuple(gains), ndcg_at_10(_ranks(asked, [None] * len(tables))), after, len(asked.wanted))
+
+
+def _selected(asked: _Asked) -> tuple[list[Gain | None], float]:
+    """The likeliest gains, without the tables, one by one, that NDCG@10 is higher without; and that NDCG@10."""
+    kept = tuple(range(len(asked.votes)))
+    best = _fitted(asked, kept)
+    while kept:
+        fewer = [tuple(table for table in kept if table != out) for out in kept]
+        tried = [_fitted(asked, rest) for rest in fewer]
+        place = max(range(len(tried)), key=lambda place: tried[place][1])
+        if tried[place][1] <= best[1]:
+            break
+        kept, best = fewer[place], tried[place]
+    return best
+
+
+def _fitted(asked: _Asked, kept: Sequence[int]) -> tuple[list[Gain | None], float]:
+    """The likeliest gains of these tables, None for all others, and NDCG@10 with them."""
+    gains: list[Gain | None] = [None] * len(asked.votes)
+    if kept:
+        logs = _likeliest(replace(asked, votes=asked.votes[list(kept)], own=asked.own[list(kept)]))
+        scale, weights, floors = logs[0].exp(), *logs[1:].exp().view(2, -1)
+        for place, weight, floor in zip(kept, (weights / scale).tolist(), floors.tolist(), strict=True):
+            if weight >= _USELESS:
+                rounded = float(f"{min(weight, _HIGHEST):.4g}"), float(f"{floor:.4g}")
+                gains[place] = Gain(weight=rounded[0], floor=rounded[1])
+    return gains, ndcg_at_10(_ranks(asked, gains))
 
 
 def _asked(
@@ -152,10 +172,12 @@ class _LogSum(torch.autograd.Function):
 
 def _ranks(asked: _Asked, gains: Sequence[Gain | None]) -> NDArray[np.int64]:
     """The ranks of the targets; ties count against them."""
-    scores = asked.scores.clone()
-    for votes, gain in zip(asked.votes, gains, strict=True):
+    own, voted = asked.scores.gather(1, asked.wanted[:, None]), asked.scores.gather(1, asked.rows)
+    raised = torch.zeros_like(voted)
+    for votes, own_votes, gain in zip(asked.votes, asked.own, gains, strict=True):
         if gain is not None:
-            scores.scatter_add_(1, asked.rows, gain.weight * (votes / gain.floor).log1p())
-    own = scores.gather(1, asked.wanted[:, None])
-    ranks: NDArray[np.int64] = (scores >= own).sum(1).numpy()
+            raised += gain.weight * (votes / gain.floor).log1p()
+            own = own + gain.weight * (own_votes / gain.floor).log1p()[:, None]
+    more = (voted + raised >= own).sum(1) - (voted >= own).sum(1)  # the voted rows that pass it by their votes
+    ranks: NDArray[np.int64] = ((asked.scores >= own).sum(1) + more).numpy()
     return ranks
