@@ -1,12 +1,14 @@
 """Counts beside a network: what each table adds to quality, and what it costs in time and in the size of the bundle.
 
-    python -m benchmarks.quality --set beauty --only sasrec markov item-knn     first: the runs, some minutes
-    python -m benchmarks.beside                                                 some minutes more
-    python -m benchmarks.beside --latency | --table                             only the times again; only the table
+    python -m benchmarks.quality --set beauty --only sasrec markov item-knn          first: the runs, some minutes
+    python -m benchmarks.quality --set diginetica --only sasrec markov item-knn vmis-knn
+    python -m benchmarks.beside [--set beauty]                                       some minutes more
+    python -m benchmarks.beside --latency | --table                                  only times; only the tables
 
-The test part of Amazon Beauty (S3-Rec's cut, 12,101 items) replayed through the engine that serves, on bundles of
-SASRec alone and with one and two tables beside it, with paired tests against SASRec alone. Times are of one question at
-a time with a test user's history, the bundles taking turns. Figures go to benchmarks/results/beside.json.
+The test parts of Amazon Beauty (S3-Rec's cut, 12,101 items) and of Diginetica (43,097 items) replayed through the
+engine that serves, on bundles of SASRec alone and with tables beside it, with paired tests against SASRec alone. Times
+are of one question at a time with a test user's history, the bundles taking turns. Figures go to
+benchmarks/results/beside.json.
 """
 
 import argparse
@@ -14,7 +16,8 @@ import gc
 import json
 import os
 import time
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -32,33 +35,52 @@ from millirec.frontier.replay import replay
 from millirec.models.checkpoint import Checkpoint
 
 RESULT = ROOT / "benchmarks" / "results" / "beside.json"
-PREFIX, NETWORK = "beauty-leave-last-out", "sasrec"
-TABLES = ((), ("markov",), ("item-knn",), ("markov", "item-knn"))
+NETWORK = "sasrec"
 
 
-def bundle_of(names: tuple[str, ...], seed: int, dataset: Dataset) -> Bundle:
+class Case(NamedTuple):
+    """A data set: the protocol of its runs, what stands beside the network, whether seen items come again."""
+
+    name: str
+    protocol: str
+    tables: tuple[tuple[str, ...], ...]
+    repeats: bool
+
+    def run(self, model: str, seed: int) -> Path:
+        """The checkpoint of a run."""
+        return RUNS / f"{self.name}-{self.protocol}-{model}-{seed}" / "checkpoint"
+
+    def bundle(self, names: tuple[str, ...]) -> Path:
+        """Where the bundle with these baselines is kept."""
+        return RUNS.parent / "beside" / "-".join((self.name, NETWORK, *names))
+
+
+CASES = {
+    "beauty": Case("beauty", "leave-last-out", ((), ("markov",), ("item-knn",), ("markov", "item-knn")), repeats=False),
+    "diginetica": Case(
+        "diginetica", "given", ((), ("markov",), ("item-knn",), ("vmis-knn",), ("markov", "vmis-knn")), repeats=True
+    ),
+}
+
+
+def made(case: Case, names: tuple[str, ...], seed: int, dataset: Dataset) -> Bundle:
     """The network with these baselines beside it."""
-    network, *others = [Checkpoint.load(RUNS / f"{PREFIX}-{one}-{seed}" / "checkpoint") for one in (NETWORK, *names)]
-    beside = fitted_beside(network, others, dataset, repeats=False)[0] if names else []
-    return pack(network, folder_of(names), beside=beside)
+    network, *others = [Checkpoint.load(case.run(one, seed)) for one in (NETWORK, *names)]
+    beside = fitted_beside(network, others, dataset, repeats=case.repeats)[0] if names else []
+    return pack(network, case.bundle(names), beside=beside)
 
 
-def folder_of(names: tuple[str, ...]) -> Any:
-    """Where the bundle is kept."""
-    return RUNS.parent / "beside" / "-".join((NETWORK, *names))
-
-
-def quality(seed: int) -> list[dict[str, Any]]:
+def quality(case: Case, seed: int) -> list[dict[str, Any]]:
     """Every bundle replayed, with its difference to the network alone."""
-    data = Artifact.open(RUNS / f"{PREFIX}-{NETWORK}-{seed}" / "checkpoint").data(None)
-    users = data.sequences.users[targets(data, TEST).places]
-    folder_of(()).parent.mkdir(parents=True, exist_ok=True)
+    data = Artifact.open(case.run(NETWORK, seed)).data(None)
+    users = data.sequences.users[targets(data, TEST, repeats=case.repeats).places]
+    case.bundle(()).parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     first = np.empty(0)
-    for names in TABLES:
-        bundle = bundle_of(names, seed, data)
+    for names in case.tables:
+        bundle = made(case, names, seed, data)
         engine = engine_of(bundle)
-        ranks = replay(engine, data, TEST).ranks
+        ranks = replay(engine, data, TEST, repeats=case.repeats).ranks
         engine.close()
         gain = gains_of(ranks)
         row = {"beside": names, "ndcg@10": float(gain.mean()), "hr@10": float((ranks <= 10).mean())}
@@ -72,13 +94,13 @@ def quality(seed: int) -> list[dict[str, Any]]:
     return rows
 
 
-def latency(seed: int, n: int) -> list[dict[str, float]]:
+def latency(case: Case, seed: int, n: int) -> list[dict[str, float]]:
     """p50 and p99 in microseconds of `n` questions to each bundle."""
-    data = Artifact.open(RUNS / f"{PREFIX}-{NETWORK}-{seed}" / "checkpoint").data(None)
-    asked, items, ids = targets(data, TEST), data.sequences.items, data.items.vocabulary.ids
+    data = Artifact.open(case.run(NETWORK, seed)).data(None)
+    asked, items, ids = targets(data, TEST, repeats=case.repeats), data.sequences.items, data.items.vocabulary.ids
     spans = list(zip(asked.starts.tolist(), asked.places.tolist(), strict=True))[: n + 50]
     queries = [Query(items=tuple(ids[row - 1] for row in items[start:place][-50:])) for start, place in spans]
-    engines = [engine_of(open_bundle(folder_of(names))) for names in TABLES]
+    engines = [engine_of(open_bundle(case.bundle(names))) for names in case.tables]
     times = np.zeros((len(engines), len(queries)))
     gc.disable()
     for number, query in enumerate(queries):
@@ -92,10 +114,10 @@ def latency(seed: int, n: int) -> list[dict[str, float]]:
     return [{f"p{p}": round(float(np.percentile(own[50:], p))) for p in (50, 99)} for own in times]
 
 
-def shown(result: dict[str, Any]) -> str:
-    """The table for docs/cascade.md."""
+def shown(result: list[dict[str, Any]]) -> str:
+    """A table for docs/cascade.md."""
     rows = []
-    for row in result["rows"]:
+    for row in result:
         cost = [f"{row['bytes'] / 1e6:.1f} MB", f"{row['microseconds']['p50']:,}"]
         name = " + ".join((NETWORK, *row["beside"]))
         rows.append([name, f"{row['ndcg@10']:.4f}", f"{row['hr@10']:.4f}", told(row), *cost])
@@ -106,18 +128,22 @@ def shown(result: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, write, show."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--set", nargs="+", choices=list(CASES), default=list(CASES), help="all when left out")
     parser.add_argument("--seed", type=int, default=42, help="of the runs")
     parser.add_argument("--questions", type=int, default=5_000, help="for the times")
     parser.add_argument("--latency", action="store_true", help="only the times again, of the bundles that are there")
     parser.add_argument("--table", action="store_true", help="only write the table again")
     options = parser.parse_args()
-    if not options.table:
-        rows = json.loads(RESULT.read_text(encoding="utf-8"))["rows"] if options.latency else quality(options.seed)
-        for row, found in zip(rows, latency(options.seed, options.questions), strict=True):
+    known = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}
+    for name in [] if options.table else options.set:
+        rows = known[name]["rows"] if options.latency else quality(CASES[name], options.seed)
+        for row, found in zip(rows, latency(CASES[name], options.seed, options.questions), strict=True):
             row["microseconds"] = found
         about = {"machine": describe(), "niceness": os.nice(0), "seed": options.seed, "questions": options.questions}
-        RESULT.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    paste("cascade.md", "beside", shown(json.loads(RESULT.read_text(encoding="utf-8"))))
+        known[name] = about | {"rows": rows}
+        RESULT.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+    for name, result in known.items():
+        paste("cascade.md", f"beside-{name}", shown(result["rows"]))
 
 
 if __name__ == "__main__":
