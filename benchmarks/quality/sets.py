@@ -8,8 +8,8 @@ from typing import Any
 import msgspec
 
 from millirec.config import convert
-from millirec.data.sources import SourceConfig
-from millirec.data.split import SplitConfig
+from millirec.data.sources import SequenceFileConfig, SessionConfig, SourceConfig
+from millirec.data.split import Given, SplitConfig, protocol_name
 
 ROOT = Path(__file__).resolve().parents[2]
 SPECS = Path(__file__).with_name("specs")
@@ -82,6 +82,15 @@ def split_config(spec: Set, protocol: str) -> SplitConfig:
     """How it is split."""
     config: SplitConfig = convert(spec.protocols[protocol].split, SplitConfig, "split")
     return config
+
+
+def split_name(spec: Set, protocol: str) -> str:
+    """The split in words, with all that decides it, as results tell it."""
+    config = split_config(spec, protocol)
+    owned = source(spec, protocol)
+    if isinstance(config, Given) and isinstance(owned, SequenceFileConfig | SessionConfig):
+        return owned.protocol
+    return protocol_name(config)
 
 
 def _toml(path: Path) -> dict[str, Any]:

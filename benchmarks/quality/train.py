@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from benchmarks.machine import describe
-from benchmarks.quality.sets import ROOT, Set, read_model, read_set, source, split_config
+from benchmarks.quality.sets import ROOT, Set, read_model, read_set, source, split_config, split_name
 from millirec.config import RunConfig, convert, dumps
 from millirec.data.sources import SourceConfig
-from millirec.data.split import SplitConfig, protocol_name
+from millirec.data.split import SplitConfig
 
 RUNS = ROOT / "runs" / "quality"
 RESULTS = ROOT / "benchmarks" / "results" / "quality"
@@ -69,7 +69,7 @@ def current(result: dict[str, Any], spec: Set, config: dict[str, Any] | None = N
     """Whether a result is of the split that the spec names now, and of this config when one is given."""
     if result["protocol"] not in spec.protocols:
         return False
-    split = protocol_name(split_config(spec, result["protocol"]))
+    split = split_name(spec, result["protocol"])
     data = result.get("data", spec.protocols[result["protocol"]].data)
     same = result["split"] == split and data == spec.protocols[result["protocol"]].data
     return same and (config is None or result["config"] == config)

@@ -34,6 +34,11 @@ class SequenceFileConfig(Filters, frozen=True, kw_only=True, tag="sequences"):
         super().__post_init__()
         given.check_share(self.validation)
 
+    @property
+    def protocol(self) -> str:
+        """The split in words, where there is a test part."""
+        return given.protocol(self.validation, "last")
+
 
 def read_sequences(config: SequenceFileConfig, rejects: Rejects) -> Dataset:
     """Events in file order."""
@@ -42,7 +47,7 @@ def read_sequences(config: SequenceFileConfig, rejects: Rejects) -> Dataset:
     protocol = "none"
     if config.test:
         events = given.join(events, _events(Path(config.test), config.layout, rejects), config.validation, "last")
-        protocol = given.protocol(config.validation, "last")
+        protocol = config.protocol
     beside = Path(config.attributes) if config.attributes else _beside(path)
     items = {"multi": _attributes(beside)} if beside else {}
     return assemble.dataset(events, name=path.name.split(".")[0], items=items, protocol=protocol)

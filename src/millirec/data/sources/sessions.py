@@ -36,6 +36,11 @@ class SessionConfig(Filters, frozen=True, kw_only=True, tag="sessions"):
         super().__post_init__()
         given.check_share(self.validation)
 
+    @property
+    def protocol(self) -> str:
+        """The split in words, where there is a test part."""
+        return given.protocol(self.validation, "all")
+
 
 def read_sessions(config: SessionConfig, rejects: Rejects) -> Dataset:
     """Sessions stand as users. Events in file order."""
@@ -51,7 +56,7 @@ def read_sessions(config: SessionConfig, rejects: Rejects) -> Dataset:
     if ("time" in events.columns) != ("time" in test.columns):  # then the file order must do for both
         events, test = (frame.drop("time", strict=False) for frame in (events, test))
     joined = given.join(events, test, config.validation, "all")
-    return assemble.dataset(joined, name=name, protocol=given.protocol(config.validation, "all"))
+    return assemble.dataset(joined, name=name, protocol=config.protocol)
 
 
 def _parts(folder: Path) -> tuple[Path, Path | None]:
