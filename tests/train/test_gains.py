@@ -72,8 +72,8 @@ def test_no_gains_nearby_are_likelier(monkeypatch: pytest.MonkeyPatch) -> None:
     tables = [counted(dataset), noise(20)]
     logs: list[torch.Tensor] = []
     likeliest = module._likeliest
-    monkeypatch.setattr(module, "_likeliest", lambda asked: logs.append(likeliest(asked)) or logs[-1])
-    monkeypatch.setattr(module, "_selected", lambda asked: module._fitted(asked, range(2)))
+    monkeypatch.setattr(module, "_likeliest", lambda *args: logs.append(likeliest(*args)) or logs[-1])
+    monkeypatch.setattr(module, "_selected", lambda asked: module._fit(asked, (0, 1), module._prior(2)))
     found = fitted_gains(network(20), LENGTH, tables, dataset, repeats=False)
     scale = float(logs[0][0].exp())
 
@@ -107,8 +107,8 @@ def test_a_table_that_lowers_ndcg_is_left_out(monkeypatch: pytest.MonkeyPatch) -
     alone = fitted_gains(network(12), LENGTH, tables[:1], dataset, repeats=False)
     likeliest = module._likeliest
 
-    def misled(asked: module._Asked) -> torch.Tensor:
-        logs = likeliest(asked)
+    def misled(asked: module._Asked, begin: torch.Tensor) -> torch.Tensor:
+        logs = likeliest(asked, begin)
         return logs if len(asked.votes) < 2 else torch.tensor([0.0, -3.0, 3.0, 0.0, 0.0])
 
     monkeypatch.setattr(module, "_likeliest", misled)
@@ -123,14 +123,18 @@ def test_a_table_that_lowers_ndcg_is_left_out(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_ranks_are_those_of_the_whole_sum() -> None:
-    dataset = cycle(n_users=40)
-    asked = module._asked(network(12), LENGTH, [counted(dataset), noise(12)], dataset, repeats=False)
+    """To the last bit: the target has the very score of its row, or it would not stand in its own way."""
+    torch.manual_seed(1)
+    n, scores = 3_000, torch.randn(3_000, 30)
+    rows = torch.stack([torch.randperm(30)[:8].sort().values for _ in range(n)])
+    votes, wanted = torch.rand(2, n, 8) * (rows > 0), torch.randint(1, 30, (n,))
+    asked = module._Asked(scores, wanted, rows, votes, (votes * (rows == wanted[:, None])).sum(2))
     gains = [Gain(weight=0.7, floor=0.1), Gain(weight=0.4, floor=0.5)]
-    whole = asked.scores.clone()
-    for votes, gain in zip(asked.votes, gains, strict=True):
-        whole.scatter_add_(1, asked.rows, gain.weight * (votes / gain.floor).log1p())
-    own = whole.gather(1, asked.wanted[:, None])
-    np.testing.assert_array_equal(module._ranks(asked, gains), (whole >= own).sum(1).numpy())
+    raised = sum(gain.weight * (own / gain.floor).log1p() for own, gain in zip(votes, gains, strict=True))
+    whole = scores.scatter_add(1, rows, raised)
+    ranks = module._ranks(asked, gains)
+    np.testing.assert_array_equal(ranks, (whole >= whole.gather(1, wanted[:, None])).sum(1).numpy())
+    assert ranks.min() == 1
 
 
 def test_a_large_catalogue_is_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from millirec.models.base import SequenceModel
 from millirec.models.counts import Gain, VoteTable
 from millirec.train.evaluate import ndcg_at_10, sample_targets, scored
 
-_NUMBERS, _FEWEST = 100_000_000, 200  # scores held at once, and the fewest targets
+_NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once, and the fewest targets
 _START, _PRIOR = (0.5, 0.3, 0.02), 0.5  # temperature^-1, weight and floor to begin with; precision of their logarithms
 _NEVER = -1e30  # the score of what cannot be the answer: -inf has no derivative
 _FARTHEST, _MOST = 13.0, 75.0  # the largest logarithm and the largest gain that are tried: nothing overflows
@@ -62,35 +62,53 @@ def fitted_gains(
     Raises DataError when there are no validation targets.
     """
     asked = _asked(network, length, tables, dataset, repeats=repeats)
-    gains, after = _selected(asked)
-    return Fitted(tuple(gains), ndcg_at_10(_ranks(asked, [None] * len(tables))), after, len(asked.wanted))
+    found = _selected(asked)
+    return Fitted(found.gains, ndcg_at_10(_ranks(asked, [None] * len(tables))), found.ndcg, len(asked.wanted))
 
 
-def _selected(asked: _Asked) -> tuple[list[Gain | None], float]:
-    """The likeliest gains, without the tables, one by one, that NDCG@10 is higher without; and that NDCG@10."""
-    kept = tuple(range(len(asked.votes)))
-    best = _fitted(asked, kept)
-    while kept:
-        fewer = [tuple(table for table in kept if table != out) for out in kept]
-        tried = [_fitted(asked, rest) for rest in fewer]
-        place = max(range(len(tried)), key=lambda place: tried[place][1])
-        if tried[place][1] <= best[1]:
+class _Fit(NamedTuple):
+    """The likeliest numbers of the tables `kept`, a gain for each table, None of all others, and NDCG@10 with them."""
+
+    kept: tuple[int, ...]
+    logs: Tensor
+    gains: tuple[Gain | None, ...]
+    ndcg: float
+
+    def without(self, table: int) -> tuple[tuple[int, ...], Tensor]:
+        """The other tables, and where their numbers may be looked for."""
+        left = [place for place, one in enumerate(self.kept) if one != table]
+        weights, floors = self.logs[1:].view(2, -1)[:, left]
+        return tuple(self.kept[place] for place in left), torch.cat([self.logs[:1], weights, floors])
+
+
+def _selected(asked: _Asked) -> _Fit:
+    """The likeliest gains, without the tables, one by one, that NDCG@10 is higher without."""
+    n_tables = len(asked.votes)
+    best = _fit(asked, tuple(range(n_tables)), _prior(n_tables))
+    while best.kept:
+        fewer = max((_fit(asked, *best.without(table)) for table in best.kept), key=lambda fit: fit.ndcg)
+        if fewer.ndcg <= best.ndcg:
             break
-        kept, best = fewer[place], tried[place]
+        best = fewer
     return best
 
 
-def _fitted(asked: _Asked, kept: Sequence[int]) -> tuple[list[Gain | None], float]:
-    """The likeliest gains of these tables, None for all others, and NDCG@10 with them."""
+def _fit(asked: _Asked, kept: tuple[int, ...], begin: Tensor) -> _Fit:
+    """The fit of these tables; the search begins at `begin`."""
     gains: list[Gain | None] = [None] * len(asked.votes)
     if kept:
-        logs = _likeliest(replace(asked, votes=asked.votes[list(kept)], own=asked.own[list(kept)]))
-        scale, weights, floors = logs[0].exp(), *logs[1:].exp().view(2, -1)
+        begin = _likeliest(replace(asked, votes=asked.votes[list(kept)], own=asked.own[list(kept)]), begin)
+        scale, weights, floors = begin[0].exp(), *begin[1:].exp().view(2, -1)
         for place, weight, floor in zip(kept, (weights / scale).tolist(), floors.tolist(), strict=True):
             if weight >= _USELESS:
                 rounded = float(f"{min(weight, _HIGHEST):.4g}"), float(f"{floor:.4g}")
                 gains[place] = Gain(weight=rounded[0], floor=rounded[1])
-    return gains, ndcg_at_10(_ranks(asked, gains))
+    return _Fit(kept, begin, tuple(gains), ndcg_at_10(_ranks(asked, gains)))
+
+
+def _prior(n_tables: int) -> Tensor:
+    """The usual logarithms of 1 / temperature, of the weights and of the floors."""
+    return torch.tensor([_START[0], *[_START[1]] * n_tables, *[_START[2]] * n_tables]).log()
 
 
 def _asked(
@@ -126,11 +144,11 @@ def _voted(histories: Sequence[NDArray[np.int32]], tables: Sequence[VoteTable]) 
     return torch.from_numpy(rows), torch.from_numpy(votes)
 
 
-def _likeliest(asked: _Asked) -> Tensor:
+def _likeliest(asked: _Asked, begin: Tensor) -> Tensor:
     """Logarithms of 1 / temperature, of the weights (K,) and of the floors (K,), by L-BFGS."""
     n_tables = len(asked.votes)
-    start = torch.tensor([_START[0], *[_START[1]] * n_tables, *[_START[2]] * n_tables]).log()
-    logs = start.clone().requires_grad_()
+    start = _prior(n_tables)
+    logs = begin.clone().requires_grad_()
     search = torch.optim.LBFGS([logs], max_iter=50, line_search_fn="strong_wolfe")
     at_rows = asked.scores.gather(1, asked.rows)  # never where there is none: row 0 is hidden
 
@@ -174,10 +192,10 @@ def _ranks(asked: _Asked, gains: Sequence[Gain | None]) -> NDArray[np.int64]:
     """The ranks of the targets; ties count against them."""
     own, voted = asked.scores.gather(1, asked.wanted[:, None]), asked.scores.gather(1, asked.rows)
     raised = torch.zeros_like(voted)
-    for votes, own_votes, gain in zip(asked.votes, asked.own, gains, strict=True):
+    for votes, gain in zip(asked.votes, gains, strict=True):
         if gain is not None:
             raised += gain.weight * (votes / gain.floor).log1p()
-            own = own + gain.weight * (own_votes / gain.floor).log1p()[:, None]
+    own = own + (raised * (asked.rows == asked.wanted[:, None])).sum(1, keepdim=True)  # to the last bit as its own row
     more = (voted + raised >= own).sum(1) - (voted >= own).sum(1)  # the voted rows that pass it by their votes
     ranks: NDArray[np.int64] = ((asked.scores >= own).sum(1) + more).numpy()
     return ranks
