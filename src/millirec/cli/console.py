@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.status import Status
 from rich.table import Table
 
 out = Console()
@@ -20,6 +21,11 @@ def print_json(value: Any) -> None:
 def note(text: str) -> None:
     """A remark for the person at the terminal, on standard error, so that --json stays clean."""
     err.print(text, highlight=False)
+
+
+def busy(text: str) -> Status:
+    """A sign of life at a terminal for as long as what is inside `with` takes; nothing elsewhere."""
+    return err.status(text)
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from millirec.cli.console import note
+from millirec.cli.console import busy, note
 from millirec.data.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def beside_of(network: Path, others: list[Path], config: Path | None) -> "list[B
     checkpoint, baselines = Checkpoint.load(network), [Checkpoint.load(path) for path in others]
     artifact = Artifact.open(network)
     data = artifact.data_of(None if config is None else load_run(config).data)
-    beside, fitted = fitted_beside(checkpoint, baselines, data, repeats=artifact.repeats)
+    with busy("fitting gains on the validation part, some ten seconds to a minute"):
+        beside, fitted = fitted_beside(checkpoint, baselines, data, repeats=artifact.repeats)
     told = f"NDCG@10 of {fitted.n_targets:,} validation targets: {fitted.before:.4f} -> {fitted.after:.4f} with counts"
     note(told if fitted.after > fitted.before else f"[yellow]{told}: they do not help[/yellow]")
     for path, gain in zip(others, fitted.gains, strict=True):
