@@ -76,7 +76,7 @@ def test_the_config_of_a_variant_keeps_them(shelf: Path) -> None:
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        ({"beside": ("ease",)}, "does not count what goes with each item"),
+        ({"beside": ("ease",)}, "has no votes of its own"),
         ({"beside": ("nowhere",)}, "nowhere"),
         ({"beside": ("markov",), "ranker": VariantRanker()}, "counts and a ranker"),
     ],

@@ -34,7 +34,7 @@ class Beside(NamedTuple):
 
     @property
     def table(self) -> VoteTable:
-        """Raises ConfigError for a model that does not count what goes with each item."""
+        """Raises ConfigError for a model that has no votes of its own."""
         return table_of(self.checkpoint)
 
 
