@@ -14,7 +14,7 @@ from millirec.models.config import MarkovConfig, build
 from millirec.models.counts import CountTable, Gain, gained
 from millirec.models.sasrec import SASRecConfig
 from millirec.train import gains as module
-from millirec.train.evaluate import questions
+from millirec.train.evaluate import ndcg_at_10, questions
 from millirec.train.gains import fitted_gains
 from tests.logs import checkerboard, cycle
 
@@ -126,22 +126,40 @@ def test_ranks_are_those_of_the_whole_sum() -> None:
     """To the last bit: the target has the very score of its row, or it would not stand in its own way."""
     torch.manual_seed(1)
     n, scores = 3_000, torch.randn(3_000, 30)
+    scores[:, 0] = module._NEVER
     rows = torch.stack([torch.randperm(30)[:8].sort().values for _ in range(n)])
-    votes, wanted = torch.rand(2, n, 8) * (rows > 0), torch.randint(1, 30, (n,))
-    asked = module._Asked(scores, wanted, rows, votes, (votes * (rows == wanted[:, None])).sum(2))
+    votes, wanted = torch.rand(2, n, 8) * (rows > 0), torch.randint(1, 30, (n, 1))
+    asked = module._Asked(
+        top=scores.topk(11).values,
+        own_scores=scores.gather(1, wanted)[:, 0],
+        at_rows=scores.gather(1, rows),
+        is_own=rows == wanted,
+        votes=votes,
+        scores=scores,
+        fit=torch.arange(n),
+    )
     gains = [Gain(weight=0.7, floor=0.1), Gain(weight=0.4, floor=0.5)]
     raised = sum(gain.weight * (own / gain.floor).log1p() for own, gain in zip(votes, gains, strict=True))
     whole = scores.scatter_add(1, rows, raised)
+    want = (whole >= whole.gather(1, wanted)).sum(1).numpy()
     ranks = module._ranks(asked, gains)
-    np.testing.assert_array_equal(ranks, (whole >= whole.gather(1, wanted[:, None])).sum(1).numpy())
+    np.testing.assert_array_equal(np.minimum(ranks, 11), np.minimum(want, 11))
     assert ranks.min() == 1
+    assert ndcg_at_10(ranks) == ndcg_at_10(want)
 
 
 def test_a_large_catalogue_is_fitted_on_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And ranked on a larger one, each target with its own scores."""
+    dataset, tables = cycle(n_users=60), [counted(cycle(n_users=60)), noise(12)]
+    whole = module._asked(network(12), LENGTH, tables, dataset, repeats=False)
     monkeypatch.setattr(module, "_NUMBERS", 13 * 25)
     monkeypatch.setattr(module, "_FEWEST", 5)
-    dataset = cycle(n_users=60)
-    assert fitted_gains(network(12), LENGTH, [counted(dataset)], dataset, repeats=False).n_targets == 25
+    asked = module._asked(network(12), LENGTH, tables, dataset, repeats=False)
+    assert (len(asked.top), len(asked.scores), len(asked.fit)) == (60, 25, 25)
+    torch.testing.assert_close(asked.scores, whole.scores[asked.fit])
+    torch.testing.assert_close(asked.scores.topk(11).values, asked.top[asked.fit])
+    monkeypatch.setattr(module, "_RANKED", 40)
+    assert fitted_gains(network(12), LENGTH, tables, dataset, repeats=False).n_targets == 40
 
 
 def test_without_validation_targets_nothing_can_be_fitted() -> None:

@@ -20,7 +20,8 @@ from millirec.models.base import SequenceModel
 from millirec.models.counts import Gain, VoteTable
 from millirec.train.evaluate import ndcg_at_10, sample_targets, scored
 
-_NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once, and the fewest targets
+_NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once, and the fewest targets that gains are fitted to
+_RANKED, _LIST = 10_000, 10  # targets that are ranked at least, where there are so many, and the lists that matter
 _START, _PRIOR = (0.5, 0.3, 0.02), 0.5  # temperature^-1, weight and floor to begin with; precision of their logarithms
 _NEVER = -1e30  # the score of what cannot be the answer: -inf has no derivative
 _FARTHEST, _MOST = 13.0, 75.0  # the largest logarithm and the largest gain that are tried: nothing overflows
@@ -30,7 +31,8 @@ _USELESS, _HIGHEST = 1e-3, 1e4  # weights that change no order, and that leave t
 class Fitted(NamedTuple):
     """A gain for each table, None where it adds nothing or NDCG@10 is higher without it.
 
-    `before` and `after`: NDCG@10 without and with them, on the `n_targets` targets that they were fitted to.
+    `before` and `after`: NDCG@10 of `n_targets` validation targets without and with them. With large catalogues they
+    were fitted to some of these.
     """
 
     gains: tuple[Gain | None, ...]
@@ -41,29 +43,32 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """Validation targets `wanted` int64 (t,), and the network's `scores` (t, n): `_NEVER` of what cannot be the answer.
+    """Validation targets (t,), and what the network and the tables say of them; `_NEVER` is no score at all.
 
-    `rows` int64 (t, m) are the items with votes, 0 = none, and `votes` (K, t, m) what each table gives them.
-    `own` (K, t): the votes of the targets.
+    `top` (t, 11): the network's best scores, enough to tell NDCG@10. `own_scores` (t,): its scores of the targets.
+    `at_rows` (t, m): its scores of the items with votes, `is_own` bool (t, m) where such an item is the target, and
+    `votes` (K, t, m) what each table gives them. `scores` (f, n): of the targets `fit` int64 (f,) those of all items.
     """
 
-    scores: Tensor
-    wanted: Tensor
-    rows: Tensor
+    top: Tensor
+    own_scores: Tensor
+    at_rows: Tensor
+    is_own: Tensor
     votes: Tensor
-    own: Tensor
+    scores: Tensor
+    fit: Tensor
 
 
 def fitted_gains(
     network: SequenceModel, length: int, tables: Sequence[VoteTable], dataset: Dataset, *, repeats: bool
 ) -> Fitted:
-    """Gains of `tables` beside a network that reads `length` events. With large catalogues some targets are read.
+    """Gains of `tables` beside a network that reads `length` events.
 
     Raises DataError when there are no validation targets.
     """
     asked = _asked(network, length, tables, dataset, repeats=repeats)
     found = _selected(asked)
-    return Fitted(found.gains, ndcg_at_10(_ranks(asked, [None] * len(tables))), found.ndcg, len(asked.wanted))
+    return Fitted(found.gains, ndcg_at_10(_ranks(asked, [None] * len(tables))), found.ndcg, len(asked.top))
 
 
 class _Fit(NamedTuple):
@@ -97,7 +102,7 @@ def _fit(asked: _Asked, kept: tuple[int, ...], begin: Tensor) -> _Fit:
     """The fit of these tables; the search begins at `begin`."""
     gains: list[Gain | None] = [None] * len(asked.votes)
     if kept:
-        begin = _likeliest(replace(asked, votes=asked.votes[list(kept)], own=asked.own[list(kept)]), begin)
+        begin = _likeliest(replace(asked, votes=asked.votes[list(kept)]), begin)
         scale, weights, floors = begin[0].exp(), *begin[1:].exp().view(2, -1)
         for place, weight, floor in zip(kept, (weights / scale).tolist(), floors.tolist(), strict=True):
             if weight >= _USELESS:
@@ -114,20 +119,32 @@ def _prior(n_tables: int) -> Tensor:
 def _asked(
     network: SequenceModel, length: int, tables: Sequence[VoteTable], dataset: Dataset, *, repeats: bool
 ) -> _Asked:
-    most = max(_FEWEST, _NUMBERS // (len(dataset.items) + 1))
-    targets = sample_targets(dataset, VALIDATION, most, repeats=repeats, seed=0)
+    n_fit = max(_FEWEST, _NUMBERS // (len(dataset.items) + 1))
+    targets = sample_targets(dataset, VALIDATION, max(n_fit, _RANKED), repeats=repeats, seed=0)
     if not len(targets):
         raise DataError("there are no validation targets that gains could be fitted to", "use a split that has some")
-    seq = dataset.sequences
-    scores, wanted, spans = [], [], []
-    for which, found, target in scored(network, dataset, targets, length, keep_seen=repeats):
-        scores.append(found.clamp_min(_NEVER))
-        wanted.append(target)
-        spans += list(zip(targets.starts[which].tolist(), targets.places[which].tolist(), strict=True))
-    rows, votes = _voted([seq.items[start:place] for start, place in spans], tables)
-    targets_of = torch.cat(wanted).clone()  # out of inference mode, as the scores
-    own = (votes * (rows == targets_of[:, None])).sum(2)
-    return _Asked(torch.cat(scores).clone(), targets_of, rows, votes, own)
+    is_fit = np.random.default_rng(0).permutation(len(targets)) < n_fit
+    seq, parts, order = dataset.sequences, [], []
+    for which, scores, wanted in scored(network, dataset, targets, length, keep_seen=repeats):
+        scores.clamp_min_(_NEVER)
+        spans = zip(targets.starts[which].tolist(), targets.places[which].tolist(), strict=True)
+        rows, votes = _voted([seq.items[start:place] for start, place in spans], tables)
+        own, target = scores.gather(1, wanted[:, None]), wanted[:, None]
+        top = scores.topk(min(_LIST + 1, scores.shape[1])).values
+        parts.append((top, own[:, 0], scores.gather(1, rows), rows == target, votes, scores[is_fit[which]]))
+        order.append(which)
+    fit = torch.from_numpy(np.flatnonzero(is_fit[np.concatenate(order)]))
+    top, own_scores, at_rows, is_own, all_votes, full = (_joined(column) for column in zip(*parts, strict=True))
+    return _Asked(top, own_scores, at_rows, is_own, all_votes, full, fit)
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    """Batches (..., b, m) one below the other, each as wide as the widest: zeros are no votes."""
+    if parts[0].ndim == 1:
+        return torch.cat(parts).clone()  # out of inference mode
+    width = max(part.shape[-1] for part in parts)
+    padded = [torch.nn.functional.pad(part, (0, width - part.shape[-1])) for part in parts]
+    return torch.cat(padded, -2).clone()
 
 
 def _voted(histories: Sequence[NDArray[np.int32]], tables: Sequence[VoteTable]) -> tuple[Tensor, Tensor]:
@@ -150,17 +167,18 @@ def _likeliest(asked: _Asked, begin: Tensor) -> Tensor:
     start = _prior(n_tables)
     logs = begin.clone().requires_grad_()
     search = torch.optim.LBFGS([logs], max_iter=50, line_search_fn="strong_wolfe")
-    at_rows = asked.scores.gather(1, asked.rows)  # never where there is none: row 0 is hidden
+    at_rows, is_own, own_scores = (part[asked.fit] for part in (asked.at_rows, asked.is_own, asked.own_scores))
+    votes = asked.votes[:, asked.fit]
+    own_votes = (votes * is_own).sum(2)
 
     def loss() -> Tensor:
         search.zero_grad()
         numbers = logs.clamp(max=_FARTHEST).exp()  # a search that goes too far comes back
         scale, weights, floors = numbers[0], *numbers[1:].view(2, n_tables, 1)
         whole = _LogSum.apply(asked.scores, scale)  # type: ignore[no-untyped-call]
-        raised = (weights[:, :, None] * (asked.votes / floors[:, :, None]).log1p()).sum(0)
+        raised = (weights[:, :, None] * (votes / floors[:, :, None]).log1p()).sum(0)
         more = (torch.expm1(raised.clamp(max=_MOST)) * (at_rows * scale - whole[:, None]).exp()).sum(1)
-        own = asked.scores.gather(1, asked.wanted[:, None]).squeeze(1) * scale
-        own = own + (weights * (asked.own / floors).log1p()).sum(0).clamp(max=_MOST)
+        own = own_scores * scale + (weights * (own_votes / floors).log1p()).sum(0).clamp(max=_MOST)
         value: Tensor = (whole + more.log1p() - own).mean()
         value = value + _PRIOR / (2 * len(own)) * (logs - start).square().sum()
         value.backward()  # type: ignore[no-untyped-call]
@@ -189,13 +207,12 @@ class _LogSum(torch.autograd.Function):
 
 
 def _ranks(asked: _Asked, gains: Sequence[Gain | None]) -> NDArray[np.int64]:
-    """The ranks of the targets; ties count against them."""
-    own, voted = asked.scores.gather(1, asked.wanted[:, None]), asked.scores.gather(1, asked.rows)
-    raised = torch.zeros_like(voted)
+    """The ranks of the targets, exact up to 10; ties count against them."""
+    raised = torch.zeros_like(asked.at_rows)
     for votes, gain in zip(asked.votes, gains, strict=True):
         if gain is not None:
             raised += gain.weight * (votes / gain.floor).log1p()
-    own = own + (raised * (asked.rows == asked.wanted[:, None])).sum(1, keepdim=True)  # to the last bit as its own row
-    more = (voted + raised >= own).sum(1) - (voted >= own).sum(1)  # the voted rows that pass it by their votes
-    ranks: NDArray[np.int64] = ((asked.scores >= own).sum(1) + more).numpy()
+    own = (asked.own_scores + (raised * asked.is_own).sum(1))[:, None]  # to the last bit as its own row
+    more = (asked.at_rows + raised >= own).sum(1) - (asked.at_rows >= own).sum(1)  # what passes it by its votes
+    ranks: NDArray[np.int64] = ((asked.top >= own).sum(1) + more).numpy()
     return ranks
