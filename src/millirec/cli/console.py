@@ -10,6 +10,7 @@ from rich.status import Status
 from rich.table import Table
 
 out = Console()
+wide = Console(width=300)  # for tables where there is no terminal
 err = Console(stderr=True)
 
 
@@ -29,13 +30,16 @@ def busy(text: str) -> Status:
 
 
 def table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A table on standard output: the first column to the left, the others to the right."""
+    """A table on standard output: the first column to the left, the others to the right.
+
+    No figure is cut: cells fold where a terminal is narrow, and a pipe or a file gets the whole width.
+    """
     view = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
-        view.add_column(column, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        view.add_column(column, justify="left" if i == 0 else "right", overflow="fold", no_wrap=i == 0)
     for row in rows:
         view.add_row(*row)
-    out.print(view)
+    (out if out.is_terminal else wide).print(view)
 
 
 class TrainingBar:

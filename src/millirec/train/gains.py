@@ -24,7 +24,7 @@ _NUMBERS, _FEWEST = 50_000_000, 200  # scores held at once, and the fewest targe
 _RANKED, _LIST = 10_000, 10  # targets that are ranked at least, where there are so many, and the lists that matter
 _START, _PRIOR = (0.5, 0.3, 0.02), 0.5  # temperature^-1, weight and floor to begin with; precision of their logarithms
 _NEVER = -1e30  # the score of what cannot be the answer: -inf has no derivative
-_FARTHEST, _MOST = 13.0, 75.0  # the largest logarithm and the largest gain that are tried: nothing overflows
+_NEAREST, _FARTHEST, _MOST = -30.0, 13.0, 75.0  # logarithms, and the largest gain: nothing over- or underflows
 _USELESS, _HIGHEST = 1e-3, 1e4  # weights that change no order, and that leave the network none in 32 bits
 
 
@@ -173,7 +173,7 @@ def _likeliest(asked: _Asked, begin: Tensor) -> Tensor:
 
     def loss() -> Tensor:
         search.zero_grad()
-        numbers = logs.clamp(max=_FARTHEST).exp()  # a search that goes too far comes back
+        numbers = logs.clamp(_NEAREST, _FARTHEST).exp()  # a search that goes too far comes back
         scale, weights, floors = numbers[0], *numbers[1:].view(2, n_tables, 1)
         whole = _LogSum.apply(asked.scores, scale)  # type: ignore[no-untyped-call]
         raised = (weights[:, :, None] * (votes / floors[:, :, None]).log1p()).sum(0)
@@ -185,7 +185,7 @@ def _likeliest(asked: _Asked, begin: Tensor) -> Tensor:
         return value
 
     search.step(loss)  # type: ignore[no-untyped-call]
-    return logs.detach()
+    return logs.detach().clamp(_NEAREST, _FARTHEST)  # what was measured is what is kept
 
 
 class _LogSum(torch.autograd.Function):
